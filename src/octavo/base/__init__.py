@@ -1,0 +1,1 @@
+"""Errors, units, progress and shape aliases: what every room stands on."""

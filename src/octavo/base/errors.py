@@ -1,0 +1,37 @@
+"""What can go wrong at the user's side. Each error says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+
+class OctavoError(Exception):
+    """A mistake or obstacle the user can act on; the command line prints it as one line and exits with 2.
+
+    Args:
+        problem: what is wrong, naming the file, tensor or option.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+
+
+class FormatError(OctavoError):
+    """A format string or a format's parameters make no sense."""
+
+
+class CheckpointError(OctavoError):
+    """A checkpoint is missing, damaged, lying about its lengths, or of an unknown kind."""
+
+
+class BudgetError(OctavoError):
+    """No plan meets the budget."""
+
+
+class OutputError(OctavoError):
+    """The output exists already, cannot be written, or the disk is full."""
+
+
+class ModelError(OctavoError):
+    """A model, tokenizer or text cannot be used as asked."""

@@ -1,0 +1,35 @@
+"""How much each weight matters: a separable diagonal Fisher, mean squared output gradient times mean squared input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """Separable Fisher of a weight matrix: F_ij = row_i · column_j, in nats per token per squared weight.
+
+    Attributes:
+        row: mean squared gradient of the loss at each output, float32.
+        column: mean squared input of each column, float32.
+    """
+
+    row: Float[Tensor, " out"]
+    column: Float[Tensor, " in"]
+
+    @property
+    def mean(self) -> float:
+        """Mean of F over the whole matrix."""
+        return float(self.row.double().mean() * self.column.double().mean())
+
+    def damped(self, fraction: float = 1e-3) -> Importance:
+        """Both factors lifted by `fraction` of their mean, so that no weight is free."""
+        row, column = (f + fraction * f.mean().clamp_min(1e-30) for f in (self.row, self.column))
+        return Importance(row, column)
+
+    def matrix(self) -> Float[Tensor, "out in"]:
+        """The full F, materialized: for tests and small tensors."""
+        return self.row[:, None] * self.column[None, :]

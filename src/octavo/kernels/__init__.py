@@ -1,0 +1,118 @@
+"""Fast paths from weights to packed codes and back.
+
+Each op has one schema (`torch.ops.octavo.*`), a definition in plain torch (`octavo.kernels.reference`) and faster back
+ends that agree with it bit for bit: C++ on a CPU, Triton on a GPU. Shapes and layouts:
+
+- weights are two-dimensional, rows x columns, float32, bfloat16 or float16;
+- scales are float32, [rows, ceil(columns / block)]; one row [1, ...] is shared by all rows, so [1, 1] with
+  `block >= columns` is one scale for the tensor, and [rows, 1] one a row;
+- codebooks are float32, ascending, of 2 to 256 entries;
+- codes are packed as octavo.kernels.layout says, rows running on without padding.
+
+The functions here check their arguments (FormatError) and then call the op.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Float32, Int, UInt8
+from torch import Tensor
+
+from octavo.kernels import checks, ops
+from octavo.kernels.layout import packed_bytes
+
+__all__ = [
+    "pack",
+    "packed_bytes",
+    "quantize",
+    "quantize_pack",
+    "separable_dequantize",
+    "unpack",
+    "unpack_dequantize",
+]
+
+
+def pack(codes: UInt8[Tensor, " n"], levels: int) -> UInt8[Tensor, " bytes"]:
+    """Pack codes below `levels` (2 to 256) densely; FormatError where a code is not below."""
+    checks.check_codes(codes, levels)
+    return ops.pack(codes.contiguous(), levels)
+
+
+def unpack(packed: UInt8[Tensor, " bytes"], levels: int, count: int) -> UInt8[Tensor, " n"]:
+    """The `count` codes of a packed stream, all below `levels`; FormatError where its length is wrong."""
+    checks.check_packed(packed, levels, count)
+    return ops.unpack(packed.contiguous(), levels, count)
+
+
+def quantize(
+    weights: Float[Tensor, "rows cols"],
+    scales: Float32[Tensor, "_ _"],
+    codebook: Float32[Tensor, " levels"],
+    block: int,
+) -> UInt8[Tensor, "rows cols"]:
+    """Index of the nearest scaled codebook entry of every weight, one byte each (see reference.codebook for ties)."""
+    _check_quantize(weights, scales, codebook, block)
+    return ops.quantize(_accepted(weights), scales.contiguous(), codebook.contiguous(), block)
+
+
+def quantize_pack(
+    weights: Float[Tensor, "rows cols"],
+    scales: Float32[Tensor, "_ _"],
+    codebook: Float32[Tensor, " levels"],
+    block: int,
+) -> UInt8[Tensor, " bytes"]:
+    """`quantize`, its codes packed as an alphabet of `len(codebook)` symbols, in one pass."""
+    _check_quantize(weights, scales, codebook, block)
+    return ops.quantize_pack(_accepted(weights), scales.contiguous(), codebook.contiguous(), block)
+
+
+def unpack_dequantize(
+    packed: UInt8[Tensor, " bytes"],
+    scales: Float32[Tensor, "_ _"],
+    codebook: Float32[Tensor, " levels"],
+    block: int,
+    rows: int,
+    cols: int,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "rows cols"]:
+    """codebook[code] * scale of every packed code, as float32 or bfloat16 [rows, cols]."""
+    checks.check_devices(packed, scales, codebook)
+    checks.check_codebook(codebook)
+    checks.check_scales(scales, rows, cols, block)
+    checks.check_packed(packed, codebook.numel(), rows * cols)
+    checks.check_output(dtype)
+    return ops.unpack_dequantize(
+        packed.contiguous(), scales.contiguous(), codebook.contiguous(), block, rows, cols, dtype
+    )
+
+
+def separable_dequantize(
+    codes: Int[Tensor, "rows cols"],
+    row_step: Float32[Tensor, " rows"],
+    column_step: Float32[Tensor, " cols"],
+    reconstruction: Float32[Tensor, " points"] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "rows cols"]:
+    """code * (row_step * column_step) of int8 or int16 codes, as float32 or bfloat16.
+
+    `reconstruction`, an odd number of points, replaces the codes -half ... half by the values to multiply instead.
+    """
+    checks.check_devices(codes, row_step, column_step, reconstruction)
+    checks.check_separable(codes, row_step, column_step, reconstruction)
+    checks.check_output(dtype)
+    points = None if reconstruction is None else reconstruction.contiguous()
+    return ops.separable_dequantize(codes.contiguous(), row_step.contiguous(), column_step.contiguous(), points, dtype)
+
+
+def _check_quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> None:
+    checks.check_devices(weights, scales, codebook)
+    checks.check_weights(weights)
+    checks.check_codebook(codebook)
+    checks.check_scales(scales, weights.shape[0], weights.shape[1], block)
+    checks.check_finite_scales(scales)
+
+
+def _accepted(weights: Tensor) -> Tensor:
+    """Weights of a dtype that the back ends read; others (float64, float8) become float32 first."""
+    narrow = weights.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return (weights if narrow else weights.float()).detach().contiguous()

@@ -1,0 +1,84 @@
+"""One schema an op, with its shape rule; the back end is chosen by device (octavo.kernels.backends)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo.kernels.backends import backend_for
+from octavo.kernels.layout import packed_bytes
+
+
+def midpoints_of(codebook: Tensor) -> Tensor:
+    """Midpoints of neighboring entries: their mean, rounded once to float32."""
+    wide = codebook.double()
+    return ((wide[1:] + wide[:-1]) * 0.5).float()
+
+
+@torch.library.custom_op("octavo::pack", mutates_args=())
+def pack(codes: Tensor, levels: int) -> Tensor:
+    return backend_for(codes, levels).pack(codes, levels)
+
+
+@pack.register_fake
+def _(codes: Tensor, levels: int) -> Tensor:
+    return codes.new_empty(packed_bytes(codes.numel(), levels))
+
+
+@torch.library.custom_op("octavo::unpack", mutates_args=())
+def unpack(packed: Tensor, levels: int, count: int) -> Tensor:
+    return backend_for(packed, levels).unpack(packed, levels, count)
+
+
+@unpack.register_fake
+def _(packed: Tensor, levels: int, count: int) -> Tensor:
+    return packed.new_empty(count)
+
+
+@torch.library.custom_op("octavo::quantize", mutates_args=())
+def quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
+    return backend_for(weights, codebook.numel()).quantize(weights, scales, midpoints_of(codebook), block)
+
+
+@quantize.register_fake
+def _(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
+    return weights.new_empty(weights.shape, dtype=torch.uint8)
+
+
+@torch.library.custom_op("octavo::quantize_pack", mutates_args=())
+def quantize_pack(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
+    levels = codebook.numel()
+    return backend_for(weights, levels).quantize_pack(weights, scales, midpoints_of(codebook), block, levels)
+
+
+@quantize_pack.register_fake
+def _(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
+    return weights.new_empty(packed_bytes(weights.numel(), codebook.numel()), dtype=torch.uint8)
+
+
+@torch.library.custom_op("octavo::unpack_dequantize", mutates_args=())
+def unpack_dequantize(
+    packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int, cols: int, dtype: torch.dtype
+) -> Tensor:
+    backend = backend_for(packed, codebook.numel())
+    return backend.unpack_dequantize(packed, scales, codebook, block, rows, cols, dtype)
+
+
+@unpack_dequantize.register_fake
+def _(packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+    return packed.new_empty(rows, cols, dtype=dtype)
+
+
+@torch.library.custom_op("octavo::separable_dequantize", mutates_args=())
+def separable_dequantize(
+    codes: Tensor, row_step: Tensor, column_step: Tensor, reconstruction: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    backend = backend_for(codes, None)
+    return backend.separable_dequantize(codes, row_step, column_step, reconstruction, dtype)
+
+
+@separable_dequantize.register_fake
+def _(
+    codes: Tensor, row_step: Tensor, column_step: Tensor, reconstruction: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return codes.new_empty(codes.shape, dtype=dtype)

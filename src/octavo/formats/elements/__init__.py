@@ -1,0 +1,8 @@
+"""Elements: what a scaled weight may be. A new element is one new file and one line in `ELEMENTS`."""
+
+from __future__ import annotations
+
+from octavo.formats.elements.element import STATISTICS, Element, base_statistic
+from octavo.formats.elements.registry import ELEMENTS, parse_element
+
+__all__ = ["ELEMENTS", "STATISTICS", "Element", "base_statistic", "parse_element"]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib.util
+import logging
+from functools import cache
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-from octavo.kernels import reference
+from octavo.kernels import cpu, reference
+from octavo.kernels.layout import is_power_of_two
+
+_log = logging.getLogger("octavo.kernels")
 
 
 class Backend(Protocol):
@@ -30,6 +36,35 @@ class Backend(Protocol):
     ) -> Tensor: ...
 
 
-def backend_for(tensor: Tensor, levels: int | None) -> Backend:
-    """The back end for a tensor's device and an alphabet of `levels` symbols (None: no alphabet is packed)."""
-    return reference
+def fused_backend(tensor: Tensor, levels: int) -> Backend:
+    """The back end that quantizes and packs, or unpacks and dequantizes, an alphabet of `levels` symbols."""
+    if tensor.device.type != "cuda":
+        return plain_backend(tensor)
+    if not is_power_of_two(levels):
+        _say_once(f"packing {levels} levels on a GPU runs on plain torch: the Triton kernels know powers of two only")
+        return cast(Backend, reference)
+    return _triton()
+
+
+def plain_backend(tensor: Tensor) -> Backend:
+    """The back end of all other ops, which torch itself runs well enough on a GPU."""
+    if tensor.device.type != "cpu":
+        return cast(Backend, reference)
+    if cpu.MISSING:
+        _say_once(f"the C++ kernels are not built, so plain torch runs instead, many times slower ({cpu.MISSING})")
+        return cast(Backend, reference)
+    return cast(Backend, cpu)
+
+
+def _triton() -> Backend:
+    if importlib.util.find_spec("triton") is None:
+        _say_once("triton is not installed, so plain torch runs on the GPU instead, many times slower")
+        return cast(Backend, reference)
+    from octavo.kernels import triton
+
+    return cast(Backend, triton)
+
+
+@cache
+def _say_once(line: str) -> None:
+    _log.warning(line)

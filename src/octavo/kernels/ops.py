@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from octavo.kernels.backends import backend_for
+from octavo.kernels.backends import fused_backend, plain_backend
 from octavo.kernels.layout import packed_bytes
 
 
@@ -17,7 +17,7 @@ def midpoints_of(codebook: Tensor) -> Tensor:
 
 @torch.library.custom_op("octavo::pack", mutates_args=())
 def pack(codes: Tensor, levels: int) -> Tensor:
-    return backend_for(codes, levels).pack(codes, levels)
+    return plain_backend(codes).pack(codes, levels)
 
 
 @pack.register_fake
@@ -27,7 +27,7 @@ def _(codes: Tensor, levels: int) -> Tensor:
 
 @torch.library.custom_op("octavo::unpack", mutates_args=())
 def unpack(packed: Tensor, levels: int, count: int) -> Tensor:
-    return backend_for(packed, levels).unpack(packed, levels, count)
+    return plain_backend(packed).unpack(packed, levels, count)
 
 
 @unpack.register_fake
@@ -37,7 +37,7 @@ def _(packed: Tensor, levels: int, count: int) -> Tensor:
 
 @torch.library.custom_op("octavo::quantize", mutates_args=())
 def quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
-    return backend_for(weights, codebook.numel()).quantize(weights, scales, midpoints_of(codebook), block)
+    return plain_backend(weights).quantize(weights, scales, midpoints_of(codebook), block)
 
 
 @quantize.register_fake
@@ -48,7 +48,7 @@ def _(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
 @torch.library.custom_op("octavo::quantize_pack", mutates_args=())
 def quantize_pack(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
     levels = codebook.numel()
-    return backend_for(weights, levels).quantize_pack(weights, scales, midpoints_of(codebook), block, levels)
+    return fused_backend(weights, levels).quantize_pack(weights, scales, midpoints_of(codebook), block, levels)
 
 
 @quantize_pack.register_fake
@@ -60,7 +60,7 @@ def _(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
 def unpack_dequantize(
     packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int, cols: int, dtype: torch.dtype
 ) -> Tensor:
-    backend = backend_for(packed, codebook.numel())
+    backend = fused_backend(packed, codebook.numel())
     return backend.unpack_dequantize(packed, scales, codebook, block, rows, cols, dtype)
 
 
@@ -73,7 +73,7 @@ def _(packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int, c
 def separable_dequantize(
     codes: Tensor, row_step: Tensor, column_step: Tensor, reconstruction: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    backend = backend_for(codes, None)
+    backend = plain_backend(codes)
     return backend.separable_dequantize(codes, row_step, column_step, reconstruction, dtype)
 
 

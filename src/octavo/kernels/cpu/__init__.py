@@ -1,0 +1,99 @@
+"""The ops in C++: vectorized for AVX2 where the processor has it, over as many threads as torch uses.
+
+The extension `_native` checks every size itself and raises ValueError. It is absent where the package was installed
+without a C++20 compiler; `MISSING` then says why.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from octavo.base.errors import FormatError
+from octavo.kernels.layout import packed_bytes
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    try:
+        from octavo.kernels.cpu import _native  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError as error:
+        return None, str(error)
+    return _native, ""
+
+
+_native, MISSING = _load()
+
+
+def instruction_set() -> str:
+    """ "AVX2" or "portable"."""
+    return _extension().instruction_set()
+
+
+def pack(codes: Tensor, levels: int) -> Tensor:
+    packed = torch.empty(packed_bytes(codes.numel(), levels), dtype=torch.uint8)
+    try:
+        _extension().pack(codes, levels, packed, torch.get_num_threads())
+    except ValueError as error:
+        raise FormatError(str(error), "quantize with the codebook that the codes are packed for") from None
+    return packed
+
+
+def unpack(packed: Tensor, levels: int, count: int) -> Tensor:
+    codes = torch.empty(count, dtype=torch.uint8)
+    _extension().unpack(packed, levels, codes, torch.get_num_threads())
+    return codes
+
+
+def quantize(weights: Tensor, scales: Tensor, midpoints: Tensor, block: int) -> Tensor:
+    # An alphabet of 256 levels packs one code a byte.
+    return quantize_pack(weights, scales, midpoints, block, 256).view(weights.shape)
+
+
+def quantize_pack(
+    weights: Tensor, scales: Tensor, midpoints: Tensor, block: int, levels: int, portable: bool = False
+) -> Tensor:
+    packed = torch.empty(packed_bytes(weights.numel(), levels), dtype=torch.uint8)
+    threads = torch.get_num_threads()
+    _extension().quantize_pack(weights.detach(), scales.detach(), midpoints, block, levels, packed, threads, portable)
+    return packed
+
+
+def unpack_dequantize(
+    packed: Tensor,
+    scales: Tensor,
+    codebook: Tensor,
+    block: int,
+    rows: int,
+    cols: int,
+    dtype: torch.dtype,
+    portable: bool = False,
+) -> Tensor:
+    values = torch.empty(rows, cols, dtype=dtype)
+    threads = torch.get_num_threads()
+    _extension().unpack_dequantize(packed, scales.detach(), codebook.detach(), block, values, threads, portable)
+    return values
+
+
+def separable_dequantize(
+    codes: Tensor,
+    row_step: Tensor,
+    column_step: Tensor,
+    reconstruction: Tensor | None,
+    dtype: torch.dtype,
+    portable: bool = False,
+) -> Tensor:
+    values = torch.empty(codes.shape, dtype=dtype)
+    points = None if reconstruction is None else reconstruction.detach()
+    steps = row_step.detach(), column_step.detach()
+    _extension().separable_dequantize(codes, *steps, points, values, torch.get_num_threads(), portable)
+    return values
+
+
+def _extension() -> ModuleType:
+    if _native is None:
+        raise FormatError(
+            f"the C++ kernels are not built ({MISSING})", "install octavo where a C++20 compiler is found"
+        )
+    return _native

@@ -1,0 +1,164 @@
+// What Python sees. Every size is checked here against every buffer, so that no call can read or write out of bounds.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "codebook.hpp"
+#include "layout.hpp"
+#include "loops.hpp"
+#include "separable.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using octavo::Kind;
+using octavo::Layout;
+using octavo::Scales;
+using octavo::Shape;
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MatrixOut = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* problem) {
+    if (!condition) throw std::invalid_argument(problem);
+}
+
+Kind kind_of(nb::dlpack::dtype dtype) {
+    const auto is = [&](nb::dlpack::dtype_code code, int bits) {
+        return dtype.code == static_cast<std::uint8_t>(code) && dtype.bits == bits && dtype.lanes == 1;
+    };
+    if (is(nb::dlpack::dtype_code::Float, 32)) return Kind::float32;
+    if (is(nb::dlpack::dtype_code::Float, 16)) return Kind::float16;
+    if (is(nb::dlpack::dtype_code::Bfloat, 16)) return Kind::bfloat16;
+    throw std::invalid_argument("values must be float32, bfloat16 or float16");
+}
+
+Scales checked(const Table& scales, const Shape& shape, std::int64_t block) {
+    require(block >= 1, "a block must hold at least one weight");
+    const auto size = static_cast<std::size_t>(block);
+    const std::size_t blocks = shape.cols / size + (shape.cols % size != 0);
+    require(scales.shape(1) == blocks, "the scales do not fit the number of blocks in a row");
+    require(scales.shape(0) == shape.rows || scales.shape(0) == 1, "the scales do not fit the number of rows");
+    return {scales.data(), blocks, size, scales.shape(0) == 1 && shape.rows != 1};
+}
+
+std::size_t threads_of(std::int64_t threads) { return static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)); }
+
+void pack(const Bytes& codes, std::int64_t levels, const BytesOut& out, std::int64_t threads) {
+    const Layout layout(levels);
+    const std::size_t count = codes.shape(0);
+    require(out.shape(0) == layout.packed_bytes(count), "the output does not fit the packed codes");
+    const std::uint8_t* in = codes.data();
+    std::uint8_t* to = out.data();
+    std::atomic<bool> within = true;
+    {
+        const nb::gil_scoped_release released;
+        octavo::in_ranges(count, layout.digits, 1, threads_of(threads), [&](std::size_t begin, std::size_t end) {
+            std::uint8_t staged[2048 + octavo::max_digits];
+            const std::size_t stretch = 2048 / layout.digits * layout.digits;
+            for (std::size_t start = begin; start < end; start += stretch) {
+                const std::size_t filled = std::min(stretch, end - start);
+                std::copy(in + start, in + start + filled, staged);
+                if (*std::max_element(staged, staged + filled) >= layout.levels) within = false;
+                octavo::pack_codes(layout, staged, filled, to + start / layout.digits * layout.bytes);
+            }
+        });
+    }
+    require(within, "a code is not below the number of levels");
+}
+
+void unpack(const Bytes& packed, std::int64_t levels, const BytesOut& out, std::int64_t threads) {
+    const Layout layout(levels);
+    const std::size_t count = out.shape(0);
+    require(packed.shape(0) == layout.packed_bytes(count), "the packed codes do not fit their number");
+    const std::uint8_t* in = packed.data();
+    std::uint8_t* to = out.data();
+    const nb::gil_scoped_release released;
+    octavo::in_ranges(count, layout.digits, 1, threads_of(threads), [&](std::size_t begin, std::size_t end) {
+        std::uint8_t staged[2048 + octavo::max_digits];
+        const std::size_t stretch = 2048 / layout.digits * layout.digits;
+        for (std::size_t start = begin; start < end; start += stretch) {
+            const std::size_t filled = std::min(stretch, end - start);
+            octavo::unpack_codes(layout, in + start / layout.digits * layout.bytes, filled, staged);
+            std::copy(staged, staged + filled, to + start);
+        }
+    });
+}
+
+void quantize_pack(const Matrix& weights, const Table& scales, const Row& midpoints, std::int64_t block,
+                   std::int64_t levels, const BytesOut& out, std::int64_t threads, bool portable) {
+    const Layout layout(levels);
+    const Shape shape{weights.shape(0), weights.shape(1)};
+    const Kind kind = kind_of(weights.dtype());
+    const Scales spread = checked(scales, shape, block);
+    require(midpoints.shape(0) >= 1 && midpoints.shape(0) < layout.levels, "the codes do not fit the alphabet");
+    require(out.shape(0) == layout.packed_bytes(shape.rows * shape.cols), "the output does not fit the packed codes");
+    const void* in = weights.data();
+    const nb::gil_scoped_release released;
+    if (shape.rows * shape.cols == 0) return;
+    octavo::quantize_pack(octavo::choose_loops(portable), layout, in, kind, shape, spread, midpoints.data(),
+                          midpoints.shape(0), out.data(), threads_of(threads));
+}
+
+void unpack_dequantize(const Bytes& packed, const Table& scales, const Row& codebook, std::int64_t block,
+                       const MatrixOut& out, std::int64_t threads, bool portable) {
+    const Layout layout(static_cast<std::int64_t>(codebook.shape(0)));
+    const Shape shape{out.shape(0), out.shape(1)};
+    const Kind kind = kind_of(out.dtype());
+    require(kind != Kind::float16, "values are written as float32 or bfloat16");
+    const Scales spread = checked(scales, shape, block);
+    require(packed.shape(0) == layout.packed_bytes(shape.rows * shape.cols), "the packed codes do not fit the shape");
+    void* to = out.data();
+    const nb::gil_scoped_release released;
+    if (shape.rows * shape.cols == 0) return;
+    octavo::unpack_dequantize(octavo::choose_loops(portable), layout, packed.data(), shape, spread, codebook.data(),
+                              to, kind, threads_of(threads));
+}
+
+void separable_dequantize(const Matrix& codes, const Row& row_step, const Row& column_step,
+                          const std::optional<Row>& points, const MatrixOut& out, std::int64_t threads,
+                          bool portable) {
+    const Shape shape{codes.shape(0), codes.shape(1)};
+    const bool wide = codes.dtype() == nb::dtype<std::int16_t>();
+    require(wide || codes.dtype() == nb::dtype<std::int8_t>(), "grid codes must be int8 or int16");
+    require(row_step.shape(0) == shape.rows && column_step.shape(0) == shape.cols, "the steps do not fit the codes");
+    require(out.shape(0) == shape.rows && out.shape(1) == shape.cols, "the output does not fit the codes");
+    require(!points || points->shape(0) % 2 == 1, "the number of reconstruction points must be odd");
+    const Kind kind = kind_of(out.dtype());
+    require(kind != Kind::float16, "values are written as float32 or bfloat16");
+    const float* table = points ? points->data() : nullptr;
+    const std::size_t half = points ? points->shape(0) / 2 : 0;
+    const void* in = codes.data();
+    void* to = out.data();
+    const nb::gil_scoped_release released;
+    octavo::separable_dequantize(octavo::choose_loops(portable), in, wide, shape, row_step.data(), column_step.data(),
+                                 table, half, to, kind, threads_of(threads));
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
+    module.def("instruction_set", [] { return octavo::choose_loops(false).name; });
+    module.def("packed_bytes", [](std::size_t count, std::int64_t levels) { return Layout(levels).packed_bytes(count); });
+    module.def("pack", &pack, nb::arg("codes"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"));
+    module.def("unpack", &unpack, nb::arg("packed"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"));
+    module.def("quantize_pack", &quantize_pack, nb::arg("weights"), nb::arg("scales"), nb::arg("midpoints"),
+               nb::arg("block"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"), nb::arg("portable") = false);
+    module.def("unpack_dequantize", &unpack_dequantize, nb::arg("packed"), nb::arg("scales"), nb::arg("codebook"),
+               nb::arg("block"), nb::arg("out"), nb::arg("threads"), nb::arg("portable") = false);
+    module.def("separable_dequantize", &separable_dequantize, nb::arg("codes"), nb::arg("row_step"),
+               nb::arg("column_step"), nb::arg("points").none(), nb::arg("out"), nb::arg("threads"),
+               nb::arg("portable") = false);
+}

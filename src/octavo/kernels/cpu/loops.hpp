@@ -1,0 +1,54 @@
+// The inner loops, in one portable and one AVX2 version that agree bit for bit; chosen once, at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#define OCTAVO_X86 1
+#else
+#define OCTAVO_X86 0
+#endif
+
+namespace octavo {
+
+// Loops read weights and write codes in multiples of this many; callers pad their buffers.
+constexpr std::size_t lane = 8;
+
+// Comparisons done one by one; a larger table is bisected below this many coarse cells.
+constexpr std::size_t coarse_cells = 32;
+
+struct Loops {
+    const char* name;
+
+    // thresholds[k] = midpoints[k] * scale.
+    void (*scale)(const float* midpoints, std::size_t count, float scale, float* thresholds);
+
+    // codes[i] = number of thresholds below x[i], for n weights, n a multiple of `lane`. `thresholds` ascend, and
+    // 2**depth - 1 of them are readable, infinite beyond `count`.
+    void (*codes)(const float* x, std::size_t n, const float* thresholds, std::size_t count, int depth,
+                  std::uint8_t* codes);
+
+    // out[i] = table[codes[i]] * scale; `table` has 256 entries, and all codes lie below `levels`.
+    void (*values)(const std::uint8_t* codes, std::size_t n, const float* table, std::size_t levels, float scale,
+                   float* out);
+
+    void (*widen_bfloat16)(const std::uint16_t* in, std::size_t n, float* out);
+    void (*widen_float16)(const std::uint16_t* in, std::size_t n, float* out);
+    void (*narrow_bfloat16)(const float* in, std::size_t n, std::uint16_t* out);
+
+    // out[i] = points[i] * (row * columns[i]), in place where out == points.
+    void (*separable)(const float* points, float row, const float* columns, std::size_t n, float* out);
+    void (*widen_int8)(const std::int8_t* in, std::size_t n, float* out);
+    void (*widen_int16)(const std::int16_t* in, std::size_t n, float* out);
+};
+
+extern const Loops portable_loops;
+#if OCTAVO_X86
+extern const Loops avx2_loops;
+#endif
+
+// The fastest loops this processor runs; `portable` forces the portable ones.
+const Loops& choose_loops(bool portable);
+
+}  // namespace octavo

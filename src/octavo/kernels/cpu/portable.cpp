@@ -1,0 +1,59 @@
+// The loops for any processor: plain C++ that the compiler vectorizes for the baseline instruction set.
+#include "generic.hpp"
+#include "loops.hpp"
+
+namespace octavo {
+namespace {
+
+void scale(const float* midpoints, std::size_t count, float factor, float* thresholds) {
+    generic::scale(midpoints, count, factor, thresholds);
+}
+
+void codes(const float* x, std::size_t n, const float* thresholds, std::size_t count, int depth, std::uint8_t* out) {
+    const std::size_t cells = std::size_t{1} << depth;
+    const std::size_t stride = cells > coarse_cells ? cells / coarse_cells : 1;
+    const std::size_t compared = stride > 1 ? coarse_cells - 1 : count;
+    for (std::size_t i = 0; i < n; i += lane) {
+        std::int32_t found[lane] = {};
+        for (std::size_t k = 0; k < compared; ++k) {
+            const float threshold = thresholds[(k + 1) * stride - 1];
+            for (std::size_t j = 0; j < lane; ++j) found[j] += x[i + j] > threshold;
+        }
+        for (std::size_t j = 0; j < lane; ++j) {
+            std::size_t code = static_cast<std::size_t>(found[j]) * stride;
+            for (std::size_t step = stride / 2; step > 0; step /= 2)
+                code += x[i + j] > thresholds[code + step - 1] ? step : 0;
+            out[i + j] = static_cast<std::uint8_t>(code);
+        }
+    }
+}
+
+void values(const std::uint8_t* codes, std::size_t n, const float* table, std::size_t, float factor, float* out) {
+    generic::values(codes, n, table, factor, out);
+}
+
+void widen_bfloat16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_bfloat16(in, n, out); }
+void widen_float16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_float16(in, n, out); }
+void narrow_bfloat16(const float* in, std::size_t n, std::uint16_t* out) { generic::narrow_bfloat16(in, n, out); }
+void widen_int8(const std::int8_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
+void widen_int16(const std::int16_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
+
+void separable(const float* points, float row, const float* columns, std::size_t n, float* out) {
+    generic::separable(points, row, columns, n, out);
+}
+
+}  // namespace
+
+const Loops portable_loops = {
+    "portable", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, separable, widen_int8, widen_int16,
+};
+
+const Loops& choose_loops(bool portable) {
+#if OCTAVO_X86
+    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) return avx2_loops;
+#endif
+    (void)portable;
+    return portable_loops;
+}
+
+}  // namespace octavo

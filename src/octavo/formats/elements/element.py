@@ -71,6 +71,8 @@ class Element(Protocol):
     ) -> Float[Tensor, " levels"]:
         """Centroids for `values`, which are already divided by their scales; `weights` weigh the squared errors.
 
+        The errors are in units of the scale: pass scale² (times the importance) as weights for least error in weights.
+
         Elements that are not data-driven return `codebook(statistic, block)`.
         """
         ...

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats.elements.table import TableSpan
+from octavo.formats.elements.element import base_statistic
+from octavo.formats.elements.table import Table
 from octavo.formats.elements.tokens import element_token, refuse_unknown
 
 
 @dataclass(frozen=True)
-class Integer(TableSpan):
+class Integer(Table):
     """Consecutive integers, in natural units.
 
     Attributes:
-        levels: even n gives -n/2 .. n/2-1 (asymmetric), odd n gives ±(n-1)/2 (symmetric).
+        levels: even n gives -n/2 .. n/2-1 (asymmetric), odd n gives ±(n-1)/2 (symmetric); 2 levels are the signs ±1.
     """
 
     levels: int
 
-    stored: ClassVar[bool] = False
-    data_driven: ClassVar[bool] = False
+    def values(self) -> tuple[float, ...]:
+        if self.levels == 2:
+            return (-1.0, 1.0)
+        return tuple(float(k - self.levels // 2) for k in range(self.levels))
 
-    def values(self) -> Float[Tensor, " levels"]:
-        return torch.arange(self.levels, dtype=torch.float32) - self.levels // 2
+    def span(self, statistic: str, block: int | None) -> float:
+        if self.levels <= 3 and base_statistic(statistic, block) == "absmean":
+            return 1.0
+        return super().span(statistic, block)
 
     def __str__(self) -> str:
         return element_token("int", {}, self.levels)
@@ -44,10 +44,8 @@ def parse_integer(arguments: dict[str, str], levels: int | None) -> Integer:
     if levels is None:
         raise FormatError("int needs a size", "write int@4 or int(levels=15)")
     variant = arguments.get("variant")
-    if variant == "symmetric" and levels % 2 == 0:
+    if variant == "symmetric" and levels % 2 == 0 and levels > 2:
         levels -= 1
-    if levels < 2:
-        raise FormatError("a symmetric integer of 1 bit has only the value 0", "use int@1 or int(levels=3)")
-    if variant == "asymmetric" and levels % 2:
-        raise FormatError(f"an asymmetric integer has an even number of levels, not {levels}", "leave variant out")
+    if variant == "asymmetric" and (levels % 2 or levels == 2):
+        raise FormatError(f"an integer of {levels} levels is symmetric", "leave variant out")
     return Integer(levels)

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from octavo.base.errors import FormatError
+from octavo.formats.elements.cube_root import parse_cube_root
 from octavo.formats.elements.element import Element
+from octavo.formats.elements.floating import NAMES, parse_floating
 from octavo.formats.elements.integer import parse_integer
+from octavo.formats.elements.lloyd_density import parse_lloyd_density
+from octavo.formats.elements.lloyd_max import parse_lloyd_max
+from octavo.formats.elements.normal_float import parse_normal_float
 from octavo.formats.elements.tokens import nearest, split_token
 
 ElementParser = Callable[[dict[str, str], int | None], Element]
 
 ELEMENTS: dict[str, ElementParser] = {
+    "cbrt-normal": partial(parse_cube_root, "normal"),
+    "cbrt-laplace": partial(parse_cube_root, "laplace"),
+    "cbrt-t": partial(parse_cube_root, "t"),
+    "lloyd": parse_lloyd_max,
+    "lloyd-normal": partial(parse_lloyd_density, "normal"),
+    "lloyd-laplace": partial(parse_lloyd_density, "laplace"),
+    "lloyd-t": partial(parse_lloyd_density, "t"),
     "int": parse_integer,
+    "nf4": partial(parse_normal_float, "nf4"),
+    "sf4": partial(parse_normal_float, "sf4"),
+    **{name: partial(parse_floating, name) for name in NAMES},
 }
 """Element name to its parser, called with the token's arguments and its number of levels (None if not given)."""
 

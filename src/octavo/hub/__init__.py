@@ -1,0 +1,1 @@
+"""How others load and take over what octavo writes: the transformers quantizer, generation, export."""

@@ -1,0 +1,148 @@
+"""A quantized weight inside a model: the stored parts as buffers, dequantized for the length of one call.
+
+A `PackedTensor` takes the place of a Parameter under the Parameter's own name, so that its buffers appear in the state
+dict exactly as they are in the file: `….q_proj.weight.codes`, `….q_proj.weight.scales`. Nothing dense is kept.
+
+An entropy-coded tensor cannot be read in place. It is decoded once, after loading, into its resident form (non-persistent
+buffers); the coded stream stays as the persistent buffers so that `save_pretrained` writes back the very bytes it read.
+That costs the stream's memory on top of the resident form's, which is why both figures are shown wherever a model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from octavo.base.errors import CheckpointError
+from octavo.formats.tensor import QuantizedTensor
+from octavo.hub.rows import select_rows
+from octavo.hub.tensor_like import TensorLike
+
+if TYPE_CHECKING:
+    from octavo.formats.format import Format
+
+RESIDENT = "resident_"
+
+
+class PackedTensor(TensorLike, nn.Module):
+    """The parts of one quantized tensor, standing in for the Parameter they were made from.
+
+    Args:
+        name: the tensor's name in the checkpoint, for messages.
+        quantized: format, shape and parts; the parts may be on the meta device until they are loaded.
+        dtype: dtype of the dense weight that calls see; follows the model's `to(dtype)`, the stored parts never do.
+        entry: config.json's entry for the tensor, saved again as it is.
+    """
+
+    def __init__(self, name: str, quantized: QuantizedTensor, dtype: torch.dtype, entry: Mapping[str, Any]) -> None:
+        nn.Module.__init__(self)
+        self.checkpoint_name = name
+        self.format: Format = quantized.format
+        self.shape = torch.Size(quantized.shape)
+        self.dtype = dtype
+        self.entry = dict(entry)
+        self.part_names = tuple(quantized.parts)
+        for part, value in quantized.parts.items():
+            self.register_buffer(part, value)
+        self._resident_format: Format | None = None
+        self._resident_parts: tuple[str, ...] = ()
+        # From here on, other attributes of a tensor are those of the dense weight.
+        self._complete = True
+
+    @property
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return next(iter(self._buffers.values())).device  # pyright: ignore[reportOptionalMemberAccess]
+
+    def stored(self) -> QuantizedTensor:
+        """The tensor as it is in the file."""
+        return QuantizedTensor(self.format, tuple(self.shape), self._parts(self.part_names))
+
+    def resident(self) -> QuantizedTensor:
+        """The tensor as it is read: the stored form, or what its entropy code was decoded to."""
+        if self.format.code != "ans":
+            return self.stored()
+        if self._resident_format is None:
+            self._decode()
+        assert self._resident_format is not None
+        parts = self._parts(self._resident_parts)
+        parts = {name.removeprefix(RESIDENT): value for name, value in parts.items()}
+        return QuantizedTensor(self._resident_format, tuple(self.shape), parts)
+
+    def dense(self) -> Tensor:
+        return self.resident().dequantize().reshape(self.shape).to(self.dtype)
+
+    def rows(self, index: Tensor) -> Tensor:
+        lead = self.shape[0]
+        matrix_rows = self.numel() // self.shape[-1]
+        each = matrix_rows // lead
+        if each != 1:
+            flat = (index[:, None] * each + torch.arange(each, device=index.device)).reshape(-1)
+        else:
+            flat = index
+        chosen = select_rows(self.resident(), flat)
+        if chosen is None:
+            return self.dense()[index]
+        return chosen.reshape(len(index), *self.shape[1:]).to(self.dtype)
+
+    def check(self) -> None:
+        """CheckpointError, naming the tensor, if a part holds what no quantizer writes: a scale that is not finite."""
+        for part, value in self._parts(self.part_names).items():
+            # e8m0 and other narrow floats have no isfinite of their own.
+            if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+                raise CheckpointError(
+                    f"tensor {self.checkpoint_name}: {part} holds values that are not finite",
+                    "the checkpoint is damaged; copy or compress it again",
+                )
+
+    def decode(self) -> None:
+        """Decode an entropy-coded tensor now rather than at its first use."""
+        if self.format.code == "ans" and self._resident_format is None:
+            self._decode()
+
+    def _decode(self) -> None:
+        from octavo.formats.entropy_coded import resident
+
+        decoded = resident(self.stored())
+        for part, value in decoded.parts.items():
+            self.register_buffer(RESIDENT + part, value, persistent=False)
+        self._resident_format = decoded.format
+        self._resident_parts = tuple(RESIDENT + part for part in decoded.parts)
+
+    def _parts(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        return {name: self._buffers[name] for name in names}  # pyright: ignore[reportReturnType]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        for name in self._resident_parts:
+            del self._buffers[name]
+        self._resident_format, self._resident_parts = None, ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedTensor:
+        # A model's to(dtype) names the dtype to compute in. The parts move between devices and keep their bits.
+        probe = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        if probe.is_floating_point():
+            self.dtype = probe.dtype
+        for name, value in self._buffers.items():
+            if value is not None:
+                moved = value.to(probe.device) if probe.device.type != "meta" and not value.is_meta else fn(value)
+                self._buffers[name] = moved if moved.dtype == value.dtype else value.to(moved.device)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "_complete" not in self.__dict__ or not hasattr(Tensor, name):
+                raise
+        return getattr(self.dense(), name)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, format={str(self.format)!r}, dtype={self.dtype}"
+
+
+def packed_tensors(model: nn.Module) -> dict[str, PackedTensor]:
+    """The packed tensors of a loaded model by their key in its state dict."""
+    return {key: module for key, module in model.named_modules() if isinstance(module, PackedTensor)}

@@ -1,0 +1,48 @@
+"""Dequantize some rows of a quantized matrix without the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels.layout import layout_of, packed_bytes
+
+
+def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
+    """Rows `index` (1-D, int64, any order, with repeats) of the tensor seen as a matrix [rows, columns], float32.
+
+    Packed codes of consecutive rows run on without padding, so a row of odd length starts inside a byte. Rows are
+    therefore cut out in the smallest groups that start and end at whole packed groups: one row if its codes fill whole
+    groups, else as many rows as a packed group has digits.
+
+    Returns None where rows cannot be cut out (outliers, whose positions run over the whole tensor; parts this function
+    does not know): the caller dequantizes everything.
+    """
+    columns = quantized.shape[-1]
+    rows = quantized.numel // columns
+    parts = dict(quantized.parts)
+    levels = quantized.format.levels
+    if levels is None or not parts.keys() <= {"codes", "scales", "scale", "codebook"} or not index.numel():
+        return None
+    digits = layout_of(levels).digits
+    group = 1 if columns % digits == 0 else digits
+    wanted, inverse = torch.unique(index // group, return_inverse=True)
+    row_bytes = packed_bytes(group * columns, levels)
+    whole = rows // group
+    codes = parts["codes"]
+    blocks = codes[: whole * row_bytes].view(whole, row_bytes)[wanted[wanted < whole]].reshape(-1)
+    chosen = (wanted[:, None] * group + torch.arange(group, device=wanted.device)).reshape(-1)
+    if int(wanted[-1]) == whole:
+        # The last rows do not fill a group: they are the stream's tail.
+        blocks = torch.cat([blocks, codes[whole * row_bytes :]])
+        chosen = chosen[chosen < rows]
+    parts["codes"] = blocks
+    if parts["scales"].shape[0] == rows and rows > 1:
+        # Indexing copies bytes, which every dtype has; narrow floats have no indexing kernel.
+        scales = parts["scales"]
+        width = scales.element_size()
+        raw = scales.contiguous().view(torch.uint8).view(rows, -1)[chosen]
+        parts["scales"] = raw.view(len(chosen), scales.shape[1], width).view(scales.dtype).view(len(chosen), -1)
+    matrix = QuantizedTensor(quantized.format, (len(chosen), columns), parts).dequantize()
+    return matrix[inverse * group + index % group]

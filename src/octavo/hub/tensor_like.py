@@ -1,0 +1,146 @@
+"""What stands in for a weight: not a tensor, but every torch function takes it for one.
+
+Model code writes `F.linear(x, self.weight)`, `torch.addmm(bias, x, self.weight)`, `self.experts_weight[i]`,
+`self.weight.dtype`. Replacing the *weight* rather than the layer keeps all of that code: whatever the module's class,
+its forward runs unchanged, and torch hands its function to `__torch_function__` here, which dequantizes for the length
+of that one call. Two functions are served without a whole dense weight: `embedding` decodes the rows it looks up, and
+`linear` with a very large weight (a vocabulary) goes over it in slabs of rows. Shape, dtype and device cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+# Weights dequantized at once by a linear layer: 64 MiB in float32.
+SLAB = 1 << 24
+
+
+class TensorLike:
+    """Base of what stands in for a weight. Subclasses give `shape`, `dtype`, `device`, `dense` and `rows`."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    requires_grad = False
+    # transformers' initializers leave a weight alone that carries this mark.
+    _is_hf_initialized = True
+
+    def dense(self) -> Tensor:
+        """The whole weight in the model's dtype; the caller drops it after use."""
+        raise NotImplementedError
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The entries `index` (1-D, int64) of the first axis, in the model's dtype."""
+        return self.dense()[index]
+
+    def take(self, start: int, stop: int) -> Tensor:
+        """The entries start to stop of the first axis, in the model's dtype."""
+        return self.rows(torch.arange(start, stop, device=self.device))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, axis: int | None = None) -> Any:
+        return self.shape if axis is None else self.shape[axis]
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As of a tensor: the dense weight, converted. (A parent module's own `to` does not come here.)"""
+        return self.dense().to(*args, **kwargs)
+
+    def float(self) -> Tensor:
+        return self.dense().float()
+
+    def half(self) -> Tensor:
+        return self.dense().half()
+
+    def bfloat16(self) -> Tensor:
+        return self.dense().bfloat16()
+
+    def double(self) -> Tensor:
+        return self.dense().double()
+
+    def type(self, dtype: Any) -> Any:
+        return self.dense().type(dtype)
+
+    def cpu(self) -> Tensor:
+        return self.dense().cpu()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if isinstance(key, Tensor) and key.ndim == 0 and not key.is_floating_point() and key.dtype != torch.bool:
+            key = int(key)
+        if isinstance(key, int) and -len(self) <= key < len(self):
+            return self.take(key % len(self), key % len(self) + 1)[0]
+        if isinstance(key, slice) and key.step in (None, 1):
+            start, stop, _ = key.indices(len(self))
+            return self.take(start, max(start, stop))
+        return self.dense()[key]
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.linear:
+            return _linear(*args, **kwargs)
+        if function is F.embedding:
+            return _embedding(*args, **kwargs)
+        args, kwargs = tree_map(_dense, (args, kwargs))
+        return function(*args, **kwargs)
+
+
+def _dense(value: Any) -> Any:
+    return value.dense() if isinstance(value, TensorLike) else value
+
+
+def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor:
+    input, bias = _dense(input), _dense(bias)
+    if not isinstance(weight, TensorLike) or weight.numel() <= SLAB or weight.ndim != 2:
+        return F.linear(input, _dense(weight), bias)
+    step = max(1, SLAB // weight.shape[1])
+    slabs = []
+    for start in range(0, len(weight), step):
+        stop = min(len(weight), start + step)
+        part = None if bias is None else bias[start:stop]
+        slabs.append(F.linear(input, weight.take(start, stop), part))
+    return torch.cat(slabs, dim=-1)
+
+
+def _embedding(
+    input: Tensor,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
+    if not isinstance(weight, TensorLike) or max_norm is not None:
+        return F.embedding(_dense(input), _dense(weight), padding_idx, max_norm, *rest, **options)
+    # Padding matters to gradients only, and there are none.
+    index, inverse = torch.unique(input, return_inverse=True)
+    if index.numel() and not 0 <= int(index[0]) <= int(index[-1]) < len(weight):
+        raise IndexError(f"embedding index outside 0 to {len(weight) - 1}")
+    return F.embedding(inverse, weight.rows(index.to(weight.device)))
+
+
+def _forward(name: str) -> Any:
+    def method(self: TensorLike, *args: Any) -> Any:
+        return getattr(self.dense(), name)(*(_dense(value) for value in args))
+
+    return method
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "neg", "pow"):
+    setattr(TensorLike, f"__{_name}__", _forward(f"__{_name}__"))

@@ -1,7 +1,6 @@
 """One schema an op, with its shape rule; the back end is chosen by device (octavo.kernels.backends)."""
 
-from __future__ import annotations
-
+# No postponed annotations here: torch reads the schema from the annotations themselves, also of a wrapped function.
 import torch
 from torch import Tensor
 

@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from octavo.base.units import format_size
 from octavo.compress.report.data import ReportData, Result
 from octavo.compress.report.plots import bits_by_depth, error_by_depth, heat_key, pareto, predicted_against_measured
 
@@ -50,14 +51,6 @@ def render(data: ReportData) -> str:
     )
 
 
-def megabytes(count: int) -> str:
-    """A size in decimal units: "61.3 MB"."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 def _section(heading: str, introduction: str, content: str) -> str:
     if not content:
         return ""
@@ -88,7 +81,7 @@ HEADS = (
 
 def _summary(data: ReportData) -> str:
     original = data.original
-    bits, size = f"{original.bits:.2f}", megabytes(original.file_bytes)
+    bits, size = f"{original.bits:.2f}", format_size(original.file_bytes)
     rows = [_row([escape(original.name), bits, bits, size, "0", "100 %", f"{original.perplexity:.2f}", "", ""])]
     for result in data.results:
         rows.append(
@@ -97,7 +90,7 @@ def _summary(data: ReportData) -> str:
                     escape(result.name),
                     f"{result.file_bits:.3f}",
                     f"{result.resident_bits:.3f}",
-                    megabytes(result.file_bytes),
+                    format_size(result.file_bytes),
                     f"{result.divergence:.4f} ± {result.divergence_error:.4f}",
                     f"{100 * result.agreement:.1f} ± {100 * result.agreement_error:.1f} %",
                     f"{result.perplexity:.2f}",

@@ -66,13 +66,17 @@ std::uint64_t joined(const Layout& layout, const std::uint8_t* codes) {
     return number;
 }
 
+std::uint64_t quotient_of(const Layout& layout, std::uint64_t number) {
+    return static_cast<std::uint64_t>((Wide{number} * layout.magic) >> 64) >> layout.shift;
+}
+
 void split(const Layout& layout, std::uint64_t number, std::uint8_t* codes) {
-    // Only the first division can meet a number of 64 bits; after it the multiplication by `magic` is exact.
-    std::uint64_t quotient = number / layout.levels;
+    // `magic` divides 63 bits exactly; a number of 64 bits, which only the first division can meet, is divided plainly.
+    std::uint64_t quotient = layout.bytes == 8 ? number / layout.levels : quotient_of(layout, number);
     codes[0] = static_cast<std::uint8_t>(number - quotient * layout.levels);
     for (std::uint32_t index = 1; index < layout.digits; ++index) {
         number = quotient;
-        quotient = static_cast<std::uint64_t>((Wide{number} * layout.magic) >> 64) >> layout.shift;
+        quotient = quotient_of(layout, number);
         codes[index] = static_cast<std::uint8_t>(number - quotient * layout.levels);
     }
 }

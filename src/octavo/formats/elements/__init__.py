@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from octavo.formats.elements.element import STATISTICS, Element, base_statistic
+from octavo.formats.elements.expected import expected_error
 from octavo.formats.elements.registry import ELEMENTS, parse_element
 
-__all__ = ["ELEMENTS", "STATISTICS", "Element", "base_statistic", "parse_element"]
+__all__ = ["ELEMENTS", "STATISTICS", "Element", "base_statistic", "expected_error", "parse_element"]

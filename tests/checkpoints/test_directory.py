@@ -151,6 +151,6 @@ def test_hub_names_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nmore lines")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match="could not be fetched from the hub.*offline") as caught:
+    with pytest.raises(CheckpointError, match=r"could not be fetched from the hub.*offline") as caught:
         open_checkpoint("nobody/nothing")
     assert "\n" not in str(caught.value)

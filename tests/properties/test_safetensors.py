@@ -79,7 +79,8 @@ def read_all(path: Path) -> dict[str, torch.Tensor] | None:
         file = open_safetensors(path)
         return {name: file.read(name) for name in file.entries}
     except CheckpointError as error:
-        assert "\n" not in str(error)
+        if "\n" in str(error):
+            pytest.fail("the message is longer than a line")
         return None
 
 
@@ -161,8 +162,7 @@ def test_what_is_said(tmp_path: Path, header: dict[str, Any], body: int, match: 
     text = json.dumps(header).encode()
     (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + b"\2" * body)
     with pytest.raises(CheckpointError, match=match):
-        file = open_safetensors(tmp_path / "a")
-        file.read("a")
+        open_safetensors(tmp_path / "a").read("a")
 
 
 @pytest.mark.parametrize("length", [0, 3, MAX_BYTES + 1, 2**63, 2**64 - 1])

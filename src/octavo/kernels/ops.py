@@ -52,7 +52,8 @@ def quantize_pack(weights: Tensor, scales: Tensor, codebook: Tensor, block: int)
 
 @quantize_pack.register_fake
 def _(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> Tensor:
-    return weights.new_empty(packed_bytes(weights.numel(), codebook.numel()), dtype=torch.uint8)
+    # A graph holds for one alphabet: its size, unlike the tensor's, decides the layout.
+    return weights.new_empty(packed_bytes(weights.numel(), int(codebook.numel())), dtype=torch.uint8)
 
 
 @torch.library.custom_op("octavo::unpack_dequantize", mutates_args=())

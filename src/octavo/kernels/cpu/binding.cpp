@@ -146,19 +146,22 @@ void separable_dequantize(const Matrix& codes, const Row& row_step, const Row& c
                                  table, half, to, kind, threads_of(threads));
 }
 
+// An argument taken as it is: a silently converted copy of an output would lose what is written to it.
+auto given(const char* name) { return nb::arg(name).noconvert(); }
+
 }  // namespace
 
 NB_MODULE(_native, module) {
     module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
     module.def("instruction_set", [] { return octavo::choose_loops(false).name; });
     module.def("packed_bytes", [](std::size_t count, std::int64_t levels) { return Layout(levels).packed_bytes(count); });
-    module.def("pack", &pack, nb::arg("codes"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"));
-    module.def("unpack", &unpack, nb::arg("packed"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"));
-    module.def("quantize_pack", &quantize_pack, nb::arg("weights"), nb::arg("scales"), nb::arg("midpoints"),
-               nb::arg("block"), nb::arg("levels"), nb::arg("out"), nb::arg("threads"), nb::arg("portable") = false);
-    module.def("unpack_dequantize", &unpack_dequantize, nb::arg("packed"), nb::arg("scales"), nb::arg("codebook"),
-               nb::arg("block"), nb::arg("out"), nb::arg("threads"), nb::arg("portable") = false);
-    module.def("separable_dequantize", &separable_dequantize, nb::arg("codes"), nb::arg("row_step"),
-               nb::arg("column_step"), nb::arg("points").none(), nb::arg("out"), nb::arg("threads"),
+    module.def("pack", &pack, given("codes"), nb::arg("levels"), given("out"), nb::arg("threads"));
+    module.def("unpack", &unpack, given("packed"), nb::arg("levels"), given("out"), nb::arg("threads"));
+    module.def("quantize_pack", &quantize_pack, given("weights"), given("scales"), given("midpoints"),
+               nb::arg("block"), nb::arg("levels"), given("out"), nb::arg("threads"), nb::arg("portable") = false);
+    module.def("unpack_dequantize", &unpack_dequantize, given("packed"), given("scales"), given("codebook"),
+               nb::arg("block"), given("out"), nb::arg("threads"), nb::arg("portable") = false);
+    module.def("separable_dequantize", &separable_dequantize, given("codes"), given("row_step"),
+               given("column_step"), given("points").none(), given("out"), nb::arg("threads"),
                nb::arg("portable") = false);
 }

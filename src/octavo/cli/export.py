@@ -25,8 +25,8 @@ def export(
     to: Annotated[Target, typer.Option(help="What to write.")] = Target.safetensors_bf16,
 ) -> None:
     """Write a compressed model as plain bf16 safetensors, or as GGUF where a GGUF type holds its format exactly."""
-    import octavo.hub
+    from octavo.hub.export import export as write
 
     with shown() as progress:
-        octavo.hub.export(model, out, to=to.value, progress=progress)
-    say(f"{out} written")
+        written = write(model, out, to.value, progress=progress)
+    say(f"{written} written")

@@ -13,15 +13,14 @@ def generate(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="At most so many tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the draw, where the temperature is above 0.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt as a question through the chat template.")
     ] = False,
 ) -> None:
     """Let a model continue a text; tokens are printed as they come."""
-    import octavo.hub
+    from octavo.hub.generate import generate as pieces
 
-    for piece in octavo.hub.generate(
-        model, prompt, max_new_tokens=tokens, temperature=temperature, seed=seed, chat=chat
-    ):
+    for piece in pieces(model, prompt, tokens, temperature, seed, chat=chat, device=device):
         typer.echo(piece, nl=False)
     typer.echo()

@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-NATIVE := CMakeLists.txt $(wildcard src/octavo/kernels/cpu/*.cpp src/octavo/kernels/cpu/*.h)
+NATIVE := CMakeLists.txt $(wildcard src/octavo/kernels/cpu/*.cpp src/octavo/kernels/cpu/*.hpp)
 INPUTS := Makefile pyproject.toml constraints.txt $(NATIVE)
 
 .PHONY: demo test lint format docs constraints clean help
@@ -54,7 +54,7 @@ $(VENV)/.dev: $(INPUTS) | $(VENV)/.build
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.docs: $(INPUTS) | $(VENV)/.build
-	$(PIP) --no-build-isolation -e ".[docs]" torch==2.13.0
+	$(PIP) zensical "mkdocstrings[python]"
 	@touch $@
 
 $(VENV)/.build: constraints.txt

@@ -106,7 +106,7 @@ def _modules_after(statement: str) -> frozenset[str]:
     return frozenset(run.stdout.split())
 
 
-@pytest.mark.parametrize("heavy", ["transformers", "matplotlib", "scipy.stats", "triton", "accelerate", "gguf"])
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "matplotlib", "scipy", "triton", "accelerate", "gguf"])
 def test_import_is_light(heavy: str) -> None:
     assert heavy not in _modules_after("import octavo")
 

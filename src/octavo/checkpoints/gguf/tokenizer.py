@@ -14,10 +14,9 @@ import numpy as np
 from octavo.base.errors import CheckpointError
 from octavo.checkpoints.gguf.header import Header
 from octavo.checkpoints.gguf.names import special_tokens
+from octavo.checkpoints.gguf.splits import SPLITS, byte_level
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def tokenizer_files(header: Header) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def tokenizer_files(header: Header) -> dict[str, Any]:
     """
     path = header.path
     model, split = header.get("tokenizer.ggml.model", str), header.get("tokenizer.ggml.pre", str, "default")
-    if model != "gpt2" or split not in _SPLITS:
+    if model != "gpt2" or split not in SPLITS:
         raise CheckpointError(
             f"{path} has a tokenizer of kind {model!r} with the text splitting {split!r}, which octavo does not know",
             "give the model's original Hugging Face directory",
@@ -60,7 +59,7 @@ def tokenizer_files(header: Header) -> dict[str, Any]:
 
 
 def _tokenizer(header: Header, tokens: list[str], merges: list[str], special: Mapping[str, int]) -> dict[str, Any]:
-    normalizer, splits, ignore_merges, starts = _SPLITS[header.get("tokenizer.ggml.pre", str)]
+    normalizer, splits, ignore_merges, starts = SPLITS[header.get("tokenizer.ggml.pre", str)]
     kinds = header.get("tokenizer.ggml.token_type", np.ndarray, np.ones(len(tokens)))
     added = [
         {"id": i, "content": token, "special": kind in (_UNKNOWN, _CONTROL)}
@@ -76,7 +75,7 @@ def _tokenizer(header: Header, tokens: list[str], merges: list[str], special: Ma
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
         "post_processor": _post_processor(header, tokens, special, starts),
-        "decoder": _byte_level(use_regex=True),
+        "decoder": byte_level(use_regex=True),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -115,25 +114,3 @@ def _post_processor(header: Header, tokens: list[str], special: Mapping[str, int
         "pair": sequence("A", 0) + sequence("B", 1),
         "special_tokens": {tokens[i]: {"id": tokens[i], "ids": [i], "tokens": [tokens[i]]} for i in used},
     }
-
-
-def _byte_level(use_regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def _split(pattern: str) -> list[dict[str, Any]]:
-    return [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-        _byte_level(use_regex=False),
-    ]
-
-
-# `tokenizer.ggml.pre` -> normalizer, splits, whether whole words skip the merges, whether a begin token is the default.
-_DIGITS: list[dict[str, Any]] = [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)]
-_SPLITS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]], bool, bool]] = {
-    "gpt-2": (None, [_byte_level(use_regex=True)], False, False),
-    "smollm": (None, _DIGITS, False, False),
-    "starcoder": (None, _DIGITS, False, False),
-    "llama-bpe": (None, _split(_CONTRACTIONS + r"\p{N}{1,3}" + _REST), True, True),
-    "qwen2": ({"type": "NFC"}, _split(_CONTRACTIONS + r"\p{N}" + _REST), False, False),
-}

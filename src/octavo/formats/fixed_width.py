@@ -1,0 +1,163 @@
+"""Quantizing to fixed-width codes and back: statistics, scales, codebook, codes, in that order.
+
+A scale is rounded as it is stored before it divides, so that the codes are the nearest for the scale that will be used.
+A weight that lies on the midpoint of two values takes the lower one (octavo.kernels.reference.codebook has the exact
+rule). Apart from the result, memory is a few times `WEIGHTS_AT_ONCE`, plus a copy of the tensor where outliers are
+removed, or up to `FIT_SAMPLE` values where a codebook is fitted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from octavo import kernels
+from octavo.base.errors import FormatError
+from octavo.formats import microscaling, outliers
+from octavo.formats.elements.element import Element
+from octavo.formats.importance import Importance
+from octavo.formats.microscaling import Microscaling
+from octavo.formats.scale_search import search
+from octavo.formats.scaling import Scaling, block_statistic
+from octavo.formats.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from octavo.formats.format import Format
+
+FIT_SAMPLE = 1 << 22
+"""Weights that a codebook is fitted to, at most."""
+
+
+def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> QuantizedTensor:
+    """The parts of a tensor (see octavo.formats.format).
+
+    Raises:
+        FormatError: a weight is NaN or infinite, or the importance has another shape.
+    """
+    shape = tuple(weights.shape)
+    matrix = weights.detach().reshape(-1, shape[-1]).contiguous()
+    if matrix.dtype == torch.float64 or matrix.element_size() < 2:
+        matrix = matrix.float()
+    importance = None if importance is None else _normalized(importance, matrix)
+    element = format.element
+    if isinstance(element, Microscaling):
+        return QuantizedTensor(format, shape, microscaling.quantize_matrix(element, matrix))
+    assert isinstance(element, Element)
+    apart = {}
+    count = outliers.outlier_count(format.outliers, matrix.numel())
+    if count:
+        block_statistic(matrix, Scaling("channel", "absmax", "fp32"))  # refuses NaN before it is taken for large
+        where = outliers.largest(matrix, count, importance)
+        flat = matrix.flatten().clone()
+        apart["outlier_index"] = outliers.encode_index(where, matrix.numel())
+        apart["outlier_value"] = flat[where].to(torch.bfloat16)
+        flat[where] = 0
+        matrix = flat.view_as(matrix)
+    scales, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
+    parts = _stored_scales(format.scaling, scales)
+    used = _used_scales(format.scaling, parts)
+    run = format.scaling.run(matrix.shape[1])
+    parts["codes"] = kernels.quantize_pack(matrix, used, codebook, run)
+    if element.stored:
+        parts["codebook"] = codebook
+    return QuantizedTensor(format, shape, parts | apart)
+
+
+def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
+    """The tensor behind the parts, float32."""
+    format, parts = quantized.format, quantized.parts
+    element = format.element
+    if isinstance(element, Microscaling):
+        return microscaling.dequantize_matrix(element, quantized).view(quantized.shape)
+    assert isinstance(element, Element)
+    columns = quantized.shape[-1]
+    rows = quantized.numel // columns
+    scales = _used_scales(format.scaling, parts)
+    if element.stored:
+        codebook = parts["codebook"]
+    else:
+        codebook = element.codebook(format.scaling.base, format.scaling.block).to(scales.device)
+    run = format.scaling.run(columns)
+    values = kernels.unpack_dequantize(parts["codes"], scales, codebook, run, rows, columns)
+    count = outliers.outlier_count(format.outliers, quantized.numel)
+    if count:
+        where = outliers.decode_index(parts["outlier_index"], count, quantized.numel)
+        values.view(-1)[where] = parts["outlier_value"].float()
+    return values.view(quantized.shape)
+
+
+def scales_and_codebook(
+    element: Element, scaling: Scaling, matrix: Float[Tensor, "rows columns"], importance: Importance | None
+) -> tuple[Float32[Tensor, "_ _"], Float32[Tensor, " levels"]]:
+    """Scales before they are stored, and the codebook."""
+    base = block_statistic(matrix, scaling) / element.span(scaling.base, scaling.block)
+    if not element.data_driven:
+        codebook = element.codebook(scaling.base, scaling.block).to(matrix.device)
+        if scaling.statistic == "search":
+            base = search(matrix, base, codebook, scaling, _rounding(scaling), importance)
+        return base, codebook
+    codebook = _fitted(element, scaling, matrix, base, importance)
+    if scaling.statistic != "search":
+        return base, codebook
+    scales = search(matrix, base, codebook, scaling, _rounding(scaling), importance)
+    return scales, _fitted(element, scaling, matrix, scales, importance)
+
+
+def _rounding(scaling: Scaling):
+    """What storing does to a scale, for judging it; two-level types are fine enough to be rounded at the end."""
+    if scaling.kind.second_level:
+        return lambda scales: scales
+    return lambda scales: scaling.kind.decode(scaling.kind.encode(scales, None, up=False), None)
+
+
+def _stored_scales(scaling: Scaling, scales: Tensor) -> dict[str, Tensor]:
+    level = scaling.kind.level(scales)
+    stored = scaling.kind.encode(scales, level, scaling.rounds_up)
+    return {"scales": stored} if level is None else {"scales": stored, "scale": level}
+
+
+def _used_scales(scaling: Scaling, parts) -> Tensor:
+    return scaling.kind.decode(parts["scales"], parts.get("scale"))
+
+
+def _fitted(
+    element: Element, scaling: Scaling, matrix: Tensor, scales: Tensor, importance: Importance | None
+) -> Tensor:
+    """A codebook fitted to (a sample of) the weights in units of their scales, squared errors in those of weights."""
+    rows, columns = matrix.shape
+    if matrix.numel() <= FIT_SAMPLE:
+        index = torch.arange(matrix.numel(), device=matrix.device)
+    else:
+        draws = torch.Generator().manual_seed(FIT_SAMPLE)
+        index = torch.randint(matrix.numel(), (FIT_SAMPLE,), generator=draws).to(matrix.device)
+    row, column = index // columns, index % columns
+    scale = scales[row if scales.shape[0] == rows else 0, column // scaling.run(columns)]
+    filled = scale != 0
+    values = torch.where(filled, matrix.view(-1)[index].float() / torch.where(filled, scale, 1), 0)
+    mass = scale.square()
+    if importance is not None:
+        mass = mass * importance.row[row] * importance.column[column]
+    plain = scales.numel() == 1 and importance is None
+    return element.fit(values, None if plain else mass, scaling.base, scaling.block).to(matrix.device)
+
+
+def _normalized(importance: Importance, matrix: Tensor) -> Importance:
+    """Damped, so that no block is without any weight, float32, of mean one.
+
+    Raises:
+        FormatError: its sides are not the matrix's, or it is negative or not finite.
+    """
+    sides = (importance.row.numel(), importance.column.numel())
+    if sides != tuple(matrix.shape):
+        raise FormatError(
+            f"the importance is of {sides}, the weights are {tuple(matrix.shape)}", "calibrate this model"
+        )
+    for factor in (importance.row, importance.column):
+        if not bool((factor.isfinite() & (factor >= 0)).all()):
+            raise FormatError("the importance is negative or not finite", "calibrate again")
+    damped = importance.damped()
+    row, column = (factor.double() / factor.double().mean() for factor in (damped.row, damped.column))
+    return Importance(row.float().to(matrix.device), column.float().to(matrix.device))

@@ -1,0 +1,215 @@
+"""MXFP4, MXFP6, MXFP8, MXINT8 and NVFP4: complete formats, defined bit for bit by their specifications.
+
+These are written for hardware, and differ from codebooks in three ways. Codes are the elements' own bit patterns
+(sign and magnitude for floats, two's complement for MXINT8), packed as octavo.kernels.layout says, not ranks in a sorted
+codebook. Elements round to the nearest, ties to an even significand, and saturate. Scales follow the exponent:
+
+- MX (Open Compute Project, Microscaling Formats v1.0, section 6.3), blocks of 32: part "scales" is E8M0,
+  X = 2^(floor(log2 absmax) - e), e being the exponent of the element's largest power of two; zero blocks have the code 0.
+  Rounding down lets values of up to almost twice the largest element saturate: that is the specification.
+- NVFP4 (NVIDIA), blocks of 16, E2M1: part "scale" is one float32, t = absmax of the tensor / (448·6), part "scales" is
+  E4M3, absmax of the block / 6 / t, within 2^-6 and 448; element w · ((1/t) / scales). A value is code · (t · scales).
+
+Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 and saturates at ±127/64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int, Shaped
+from torch import Tensor
+
+from octavo.base.errors import FormatError
+from octavo.formats.elements.floating import Floating
+from octavo.formats.scaling import Scaling, block_statistic, row_ranges
+from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels import pack, unpack
+
+_E8M0_BIAS = 127
+_NVFP4_SMALLEST = 2.0**-6  # the scale's smallest normal number, below which torchao and cuBLAS do not go
+_NATIVE = {(4, 3): torch.float8_e4m3fn, (5, 2): torch.float8_e5m2}
+
+
+@dataclass(frozen=True)
+class Microscaling:
+    """A complete format: element, block, scale and rounding are all part of its name.
+
+    Attributes:
+        name: one of `MICROSCALING`.
+        exponent, mantissa: bits of the element; an exponent of 0 is MXINT8.
+        block: weights to a scale.
+    """
+
+    name: str
+    exponent: int
+    mantissa: int
+    block: int = 32
+
+    @property
+    def levels(self) -> int:
+        """Size of the alphabet of codes; with two zeros and, in 8-bit floats, infinities and NaN among them."""
+        return 2 ** (1 + self.exponent + self.mantissa)
+
+    @property
+    def stored(self) -> bool:
+        return False
+
+    @property
+    def data_driven(self) -> bool:
+        return False
+
+    @property
+    def two_level(self) -> bool:
+        """NVFP4, whose scales are relative to one of the tensor."""
+        return self.block == 16
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling(f"b{self.block}", "absmax", "e4m3" if self.two_level else "e8m0")
+
+    @property
+    def largest(self) -> float:
+        """The largest element."""
+        return self._magnitudes()[-1]
+
+    def span(self, statistic: str, block: int | None) -> float:
+        """The power of two onto whose octave the block's maximum falls (NVFP4: the largest element)."""
+        return self.largest if self.two_level else 2.0 ** self._top_exponent()
+
+    def codebook(self, statistic: str, block: int | None) -> Float[Tensor, " values"]:
+        """All values, sorted; one fewer than `levels` or less, because codes repeat zero or are no number."""
+        magnitudes = self._magnitudes()
+        return torch.tensor([-value for value in magnitudes[:0:-1]] + list(magnitudes), dtype=torch.float32)
+
+    def fit(
+        self, values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | None, statistic: str, block: int | None
+    ) -> Float[Tensor, " values"]:
+        return self.codebook(statistic, block)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def _magnitudes(self) -> tuple[float, ...]:
+        if not self.exponent:
+            return tuple(step / 64 for step in range(128))
+        values = Floating(self.exponent, self.mantissa).values()
+        return values[len(values) // 2 :]
+
+    def _top_exponent(self) -> int:
+        return int(torch.frexp(torch.tensor(self.largest)).exponent) - 1
+
+    def _thresholds(self) -> Tensor:
+        """Magnitudes above which the next code starts: midpoints, just below them where the tie goes up to even."""
+        values = torch.tensor(self._magnitudes(), dtype=torch.float32)
+        midpoints = (values[1:] + values[:-1]) / 2
+        odd = torch.arange(len(midpoints)) % 2 == 1
+        return torch.where(odd, torch.nextafter(midpoints, torch.zeros(())), midpoints)
+
+    def encode_elements(self, scaled: Float32[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
+        """Codes of weights that are in units of their scales already: nearest, ties to even, saturating."""
+        if not self.exponent:
+            return (scaled * 64).round().clamp(-127, 127).to(torch.int8).view(torch.uint8)
+        native = _NATIVE.get((self.exponent, self.mantissa))
+        if native is not None:
+            return scaled.clamp(-self.largest, self.largest).to(native).view(torch.uint8)
+        codes = torch.bucketize(scaled.abs(), self._thresholds().to(scaled.device), out_int32=True)
+        return (codes + torch.signbit(scaled) * (self.levels // 2)).to(torch.uint8)
+
+    def decode_elements(self, codes: Int[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
+        """The values of codes, in units of their scales."""
+        if not self.exponent:
+            return codes.view(torch.int8).float() / 64
+        native = _NATIVE.get((self.exponent, self.mantissa))
+        if native is not None:
+            return codes.view(native).float()
+        magnitudes = torch.tensor(self._magnitudes(), dtype=torch.float32, device=codes.device)
+        return torch.cat([magnitudes, -magnitudes])[codes.int()]
+
+    def encode_scales(self, absmax: Float32[Tensor, "rows blocks"], top: Float32[Tensor, ""]) -> dict[str, Tensor]:
+        """The parts "scales" and, for NVFP4, "scale".
+
+        Args:
+            absmax: largest magnitude of each block.
+            top: largest magnitude of the tensor.
+        """
+        if self.two_level:
+            # A tensor of zeros has no scale; any will do, and 1 makes no NaN.
+            level = torch.where(top > 0, top / (448.0 * self.largest), 1.0).reshape(1)
+            level = level.clamp_min(torch.finfo(torch.float32).smallest_normal)
+            scales = (absmax / self.largest / level).clamp(_NVFP4_SMALLEST, 448.0)
+            return {"scales": scales.to(torch.float8_e4m3fn), "scale": level}
+        power = (absmax.contiguous().view(torch.int32) >> 23) - _E8M0_BIAS - self._top_exponent()
+        stored = (power.clamp(-_E8M0_BIAS, _E8M0_BIAS) + _E8M0_BIAS).to(torch.uint8)
+        return {"scales": stored.view(torch.float8_e8m0fnu)}
+
+
+def _spread(scales: Shaped[Tensor, "rows blocks"], run: int, columns: int) -> Tensor:
+    return scales.repeat_interleave(run, dim=1)[:, :columns]
+
+
+def quantize_matrix(element: Microscaling, matrix: Float[Tensor, "rows columns"]) -> dict[str, Tensor]:
+    """The parts of a matrix.
+
+    Raises:
+        FormatError: a weight is NaN or infinite.
+    """
+    rows, columns = matrix.shape
+    absmax = block_statistic(matrix, element.scaling)
+    parts = element.encode_scales(absmax, absmax.max())
+    codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
+    run = element.scaling.run(columns)
+    for part in row_ranges(rows, columns):
+        scales = parts["scales"][part].float()
+        if element.two_level:
+            factor = (1.0 / parts["scale"]) / scales
+            scaled = matrix[part].float() * _spread(factor, run, columns)
+        else:
+            # Below 2^-126 the specification's scale is no normal float32; the weights there are not either.
+            scaled = matrix[part].float() / _spread(scales.clamp_min(2.0**-126), run, columns)
+        if element.two_level:
+            scaled = scaled.clamp(-element.largest, element.largest)
+        codes[part] = element.encode_elements(scaled)
+    return {"codes": pack(codes.flatten(), element.levels), **parts}
+
+
+def dequantize_matrix(element: Microscaling, quantized: QuantizedTensor) -> Float32[Tensor, "rows columns"]:
+    """The values of a matrix, float32."""
+    columns = quantized.shape[-1]
+    rows = quantized.numel // columns
+    parts = quantized.parts
+    codes = unpack(parts["codes"], element.levels, quantized.numel).view(rows, columns)
+    values = torch.empty(rows, columns, dtype=torch.float32, device=codes.device)
+    for part in row_ranges(rows, columns):
+        scales = parts["scales"][part].float()
+        if element.two_level:
+            scales = parts["scale"] * scales
+        values[part] = element.decode_elements(codes[part]) * _spread(scales, element.scaling.run(columns), columns)
+    return values
+
+
+MICROSCALING = {
+    element.name: element
+    for element in (
+        Microscaling("mxfp4", 2, 1),
+        Microscaling("mxfp6-e2m3", 2, 3),
+        Microscaling("mxfp6-e3m2", 3, 2),
+        Microscaling("mxfp8-e4m3", 4, 3),
+        Microscaling("mxfp8-e5m2", 5, 2),
+        Microscaling("mxint8", 0, 7),
+        Microscaling("nvfp4", 2, 1, block=16),
+    )
+}
+"""The complete formats by name."""
+
+
+def parse_microscaling(token: str) -> Microscaling:
+    """The complete format a token names; it takes neither size nor arguments.
+
+    Raises:
+        FormatError: there is none of that name.
+    """
+    if token not in MICROSCALING:
+        raise FormatError(f"{token!r} is no complete format", f"write one of {', '.join(MICROSCALING)}")
+    return MICROSCALING[token]

@@ -29,7 +29,7 @@ class Entry:
     nbytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model on disk. `open_checkpoint` makes one; nothing is kept open or mapped between reads.
 

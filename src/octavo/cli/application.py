@@ -29,12 +29,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import PackageNotFoundError, version
+        from octavo import __version__
 
-        try:
-            typer.echo(f"octavo {version('octavo')}")
-        except PackageNotFoundError:
-            typer.echo("octavo (run from its sources, not installed)")
+        typer.echo(f"octavo {__version__}")
         raise typer.Exit()
 
 

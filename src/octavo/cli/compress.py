@@ -75,7 +75,10 @@ def compress(
     An interrupted run goes on where it stopped when the same command is given again.
     """
     _check(out, dry_run, {"--bits": bits, "--bytes": bytes, "--format": format, "--plan": plan})
-    import octavo.compress
+    # By `from`: after `import octavo`, the attribute `octavo.compress` is the function.
+    from octavo.compress import Plan
+    from octavo.compress import compress as fold
+    from octavo.compress import plan as draw_up
 
     options = {
         "bits": bits,
@@ -90,13 +93,13 @@ def compress(
         "device": device,
         "seed": seed,
     }
-    given = None if plan is None else octavo.compress.Plan.from_json(plan.read_text(encoding="utf-8"))
+    given = None if plan is None else Plan.from_json(plan.read_text(encoding="utf-8"))
     with shown() as progress:
         if dry_run or out is None:
             result = None
-            made = given or octavo.compress.plan(model, progress=progress, **options)
+            made = given or draw_up(model, progress=progress, **options)
         else:
-            result = octavo.compress.compress(model, out, plan=given, progress=progress, **options)
+            result = fold(model, out, plan=given, progress=progress, **options)
             made = result.plan
     if save_plan is not None:
         save_plan.write_text(made.to_json(), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from octavo.base.errors import BudgetError
 from octavo.base.units import format_size
 from octavo.cli.console import print_table, say
 from octavo.cli.progress import shown
+
+if TYPE_CHECKING:
+    from octavo.hub.stored import StoredModel
 
 
 def demo(
@@ -22,13 +25,9 @@ def demo(
     """Compress the embedded model to several budgets, measure what was lost, and write a report."""
     budgets = _budgets(bits)
     from octavo.compress.demo import run_demo
-    from octavo.hub import generate
-
-    def write(model: str, prompt: str, tokens: int) -> str:
-        return "".join(generate(model, prompt, max_new_tokens=tokens))
 
     with shown() as progress:
-        data = run_demo(out, bits=budgets, write=write, progress=progress)
+        data = run_demo(out, HubTools(), bits=budgets, progress=progress)
     heads = ("model", "bits stored", "bits in memory", "file", "KL nats/token", "same top token", "perplexity", "s")
     original = data.original
     rows = [
@@ -62,6 +61,20 @@ def demo(
     for name, sample in ((original.name, original.sample), *((r.name, r.sample) for r in data.results)):
         say(f"{name}: {' '.join(sample.split())}")
     say(f"report: {out / 'report.html'}")
+
+
+class HubTools:
+    """How the demo uses its models again: as anyone would, through the hub."""
+
+    def open_stored(self, model: Path) -> StoredModel:
+        from octavo.hub.stored import open_stored
+
+        return open_stored(model)
+
+    def write(self, model: Path, prompt: str, tokens: int) -> str:
+        from octavo.hub.generate import generate
+
+        return "".join(generate(model, prompt, tokens))
 
 
 def _budgets(text: str) -> tuple[float, ...]:

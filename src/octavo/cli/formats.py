@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,21 +10,87 @@ import typer
 
 from octavo.cli.console import print_table, say
 
-formats = typer.Typer(name="formats", no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+SAMPLE_SHAPE = (1024, 1024)
+
+# One row a family, not one a member: there are 29 small floats alone.
+FAMILIES = (
+    ("cbrt-normal@4", "quantiles of a density's cube root, best for normal weights"),
+    ("cbrt-laplace@4", "the same for Laplace weights"),
+    ("cbrt-t(df=5)@4", "the same for Student-t weights; df=fit fits each tensor"),
+    ("lloyd@4", "the tensor's own least-squares centroids (k-means)"),
+    ("lloyd-normal@4", "least-squares centroids of the normal density"),
+    ("lloyd-laplace@4", "least-squares centroids of the Laplace density"),
+    ("lloyd-t(df=5)@4", "least-squares centroids of a Student-t density"),
+    ("int@4", "integers; variant=symmetric leaves out the lowest"),
+    ("nf4", "the sixteen values of QLoRA's NF4"),
+    ("sf4", "the sixteen values of SF4, NF4's Student-t kin"),
+    ("e2m1", "small floats: any eXmY of up to 8 bits"),
+    ("mxfp4", "OCP microscaling; also mxfp6-e2m3, mxfp6-e3m2, mxfp8-e4m3, mxfp8-e5m2"),
+    ("mxint8", "OCP microscaling, 8-bit integers"),
+    ("nvfp4", "NVIDIA's two-level E2M1"),
+    ("grid@3.0 tensor rms:fp32 ans", "a uniform grid, entropy coded to a rate"),
+    ("grid(step=0.0131) separable ans", "a water-filled grid: the default where a budget is of the file"),
+)
+
+formats = typer.Typer(name="formats", context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@formats.callback(invoke_without_command=True, epilog="Example: octavo formats")
+@formats.callback(invoke_without_command=True, epilog='Example: octavo formats show "nf4 b64 absmax:bf16"')
 def list_formats(context: typer.Context) -> None:
-    """List the number formats, or show one in figures."""
+    """List the number formats; `formats show SPEC` has one in figures."""
     if context.invoked_subcommand is not None:
         return
+    from octavo.formats.format import Format
+
+    rows = []
+    for spec, words in FAMILIES:
+        format = Format.parse(spec)
+        size = f"{format.bits(SAMPLE_SHAPE):.3f}" if format.code == "fixed" else "by data"
+        rows.append((str(format), size, words))
+    print_table(("format", "bits/weight", "what it is"), rows, left=(0, 2))
+    say("ELEMENT [tensor|channel|bN] [absmax|signmax|rms|absmean|search[:SCALE]] [outliers=P] [ans]")
 
 
 @formats.command(epilog='Example: octavo formats show "cbrt-t(df=5)@3 b64 absmax:bf16"')
 def show(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A format string; quote it.")],
     plot: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Where to save the plot of the centroids over the density.")
+        Path | None,
+        typer.Option(metavar="PNG", help="Where to save the centroids over the densities. Default: the format's name."),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples that are measured.")] = 0,
 ) -> None:
-    """Show a format's centroids, its bits per weight and its error on normal, Laplace and Student-t data."""
+    """Show a format's centroids, its bits per weight, and its error on normal, Laplace and Student-t data."""
+    from octavo.formats.format import Format
+
+    format = Format.parse(spec)
+    import torch
+
+    from octavo.compress.description import describe
+
+    found = describe(format, torch.Generator().manual_seed(seed))
+    say(f"{format}")
+    if found.centroids:
+        say(f"{len(found.centroids)} centroids: {' '.join(f'{value:.4g}' for value in found.centroids)}")
+    else:
+        say("centroids: all whole multiples of the step")
+    rows = [
+        (
+            name,
+            f"{m.bits:.4f}",
+            "" if m.expected_sqnr_db is None else f"{m.expected_sqnr_db:.2f}",
+            f"{m.sqnr_db:.2f}",
+            f"{m.bound_db:.2f}",
+            f"{m.gap_db:.2f}",
+            f"{m.gap_bits:.3f}",
+        )
+        for name, m in found.measurements.items()
+    ]
+    heads = ("data", "bits/weight", "expected SQNR dB", "measured", "Shannon bound", "gap dB", "gap bits")
+    print_table(heads, rows)
+    if found.centroids:
+        say(f"plot: {found.plot(plot or Path(_file_name(str(format))))}")
+
+
+def _file_name(format: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", format).strip("-") + ".png"

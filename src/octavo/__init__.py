@@ -4,8 +4,9 @@
     octavo.compress("smollm2-135m", "out", bits=3.0)
     transformers.AutoModelForCausalLM.from_pretrained("out")
 
-Importing octavo imports neither torch nor transformers: the names below are fetched from their rooms when they are first
-used, and transformers learns of octavo's checkpoints when its own registries are imported, before or after this package.
+Importing octavo imports neither torch nor transformers: the names below are fetched from their rooms when they are
+first used, and transformers learns of octavo's checkpoints when its own registries are imported, before or after this
+package.
 """
 
 from __future__ import annotations

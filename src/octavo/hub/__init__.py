@@ -1,1 +1,7 @@
 """How others load and take over what octavo writes: the transformers quantizer, generation, export."""
+
+QUANT_METHOD = "octavo"
+"""The `quant_method` of octavo's checkpoints in config.json."""
+
+VERSION = 1
+"""The checkpoint layout that this release writes and reads."""

@@ -7,9 +7,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from octavo.base.errors import CheckpointError
-
-QUANT_METHOD = "octavo"
-VERSION = 1
+from octavo.hub import QUANT_METHOD, VERSION
 
 
 class OctavoConfig(QuantizationConfigMixin):

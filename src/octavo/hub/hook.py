@@ -31,7 +31,8 @@ def install() -> None:
 
 def register(registry: ModuleType) -> None:
     """Enter octavo's quantizer and configuration into transformers' registries, once."""
-    from octavo.hub.configuration import QUANT_METHOD, OctavoConfig
+    from octavo.hub import QUANT_METHOD
+    from octavo.hub.configuration import OctavoConfig
     from octavo.hub.quantizer import OctavoQuantizer
 
     if QUANT_METHOD not in registry.AUTO_QUANTIZATION_CONFIG_MAPPING:

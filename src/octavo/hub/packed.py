@@ -3,9 +3,9 @@
 A `PackedTensor` takes the place of a Parameter under the Parameter's own name, so that its buffers appear in the state
 dict exactly as they are in the file: `….q_proj.weight.codes`, `….q_proj.weight.scales`. Nothing dense is kept.
 
-An entropy-coded tensor cannot be read in place. It is decoded once, after loading, into its resident form (non-persistent
-buffers); the coded stream stays as the persistent buffers so that `save_pretrained` writes back the very bytes it read.
-That costs the stream's memory on top of the resident form's, which is why both figures are shown wherever a model is.
+An entropy-coded tensor cannot be read in place. It is decoded once, after loading, into its resident form (buffers that
+are not saved); the coded stream stays as the saved buffers, so that `save_pretrained` writes back the very bytes it
+read. That costs the stream's memory on top of the resident form's.
 """
 
 from __future__ import annotations
@@ -75,13 +75,8 @@ class PackedTensor(TensorLike, nn.Module):
         return self.resident().dequantize().reshape(self.shape).to(self.dtype)
 
     def rows(self, index: Tensor) -> Tensor:
-        lead = self.shape[0]
-        matrix_rows = self.numel() // self.shape[-1]
-        each = matrix_rows // lead
-        if each != 1:
-            flat = (index[:, None] * each + torch.arange(each, device=index.device)).reshape(-1)
-        else:
-            flat = index
+        each = self.numel() // self.shape[-1] // self.shape[0]
+        flat = (index[:, None] * each + torch.arange(each, device=index.device)).reshape(-1)
         chosen = select_rows(self.resident(), flat)
         if chosen is None:
             return self.dense()[index]
@@ -114,8 +109,8 @@ class PackedTensor(TensorLike, nn.Module):
     def _parts(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: self._buffers[name] for name in names}  # pyright: ignore[reportReturnType]
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         for name in self._resident_parts:
             del self._buffers[name]
         self._resident_format, self._resident_parts = None, ()

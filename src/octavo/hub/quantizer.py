@@ -59,6 +59,12 @@ class OctavoQuantizer(HfQuantizer):
             return weight_conversions
         return [excepting(rule, kept) if isinstance(rule, WeightConverter) else rule for rule in weight_conversions]
 
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Experts one at a time unless asked otherwise: fused kernels would have all of a layer's dense at once."""
+        if getattr(config, "_experts_implementation", None) is None:
+            config._experts_implementation = "eager"
+        return config
+
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
         """Parts keep the dtype they have in the file."""
         if self._buffers.intersection(getattr(converter, "target_patterns", ())):
@@ -71,7 +77,7 @@ class OctavoQuantizer(HfQuantizer):
             tensor.decode()
         return model
 
-    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
         """The state to save; brings config.json's list of quantized tensors up to the names it is saved under."""
         from transformers.core_model_loading import revert_weight_conversion
 
@@ -94,9 +100,9 @@ class OctavoQuantizer(HfQuantizer):
             "an octavo model is not dequantized in place", "run `octavo export MODEL OUT --to safetensors-bf16`"
         )
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> Any:
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> Any:
         return False

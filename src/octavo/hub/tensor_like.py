@@ -55,26 +55,26 @@ class TensorLike:
     def numel(self) -> int:
         return self.shape.numel()
 
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As of a tensor: the dense weight, converted. (A parent module's own `to` does not come here.)"""
+    # As of a tensor: the dense weight, converted. A parent module's own `to` does not come here.
+    def to(self, *args: Any, **kwargs: Any) -> Any:
         return self.dense().to(*args, **kwargs)
 
-    def float(self) -> Tensor:
+    def type(self, *args: Any, **kwargs: Any) -> Any:
+        return self.dense().type(*args, **kwargs)
+
+    def float(self) -> Any:
         return self.dense().float()
 
-    def half(self) -> Tensor:
+    def half(self) -> Any:
         return self.dense().half()
 
-    def bfloat16(self) -> Tensor:
+    def bfloat16(self) -> Any:
         return self.dense().bfloat16()
 
-    def double(self) -> Tensor:
+    def double(self) -> Any:
         return self.dense().double()
 
-    def type(self, dtype: Any) -> Any:
-        return self.dense().type(dtype)
-
-    def cpu(self) -> Tensor:
+    def cpu(self) -> Any:
         return self.dense().cpu()
 
     def __len__(self) -> int:

@@ -1,0 +1,64 @@
+"""Which parts a format has, their shapes and dtypes: a file that says otherwise is refused before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+
+from octavo.base.errors import CheckpointError
+from octavo.formats.format import Format, matrix_shape
+from octavo.formats.outliers import outlier_bits, outlier_count
+from octavo.hub.headers import Header
+from octavo.kernels import packed_bytes
+
+
+def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header] | None:
+    """Shape and dtype of every part of a tensor of that shape; None for entropy-coded formats, which vary."""
+    if format.code != "fixed" or format.levels is None:
+        return None
+    rows, columns = matrix_shape(shape)
+    kind = format.scaling.kind
+    parts = {
+        "codes": Header((packed_bytes(rows * columns, format.levels),), torch.uint8),
+        "scales": Header(format.scaling.scales_shape(rows, columns), kind.dtype),
+    }
+    if kind.second_level:
+        parts["scale"] = Header((kind.second_level,), torch.float32)
+    if format.element.stored:  # pyright: ignore[reportAttributeAccessIssue]
+        parts["codebook"] = Header((format.levels,), torch.float32)
+    count = outlier_count(format.outliers, rows * columns)
+    if count:
+        index = outlier_bits(format.outliers, rows * columns) // 8 - 2 * count
+        parts["outlier_index"] = Header((index,), torch.uint8)
+        parts["outlier_value"] = Header((count,), torch.bfloat16)
+    return parts
+
+
+def check_parts(name: str, format: Format, shape: tuple[int, ...], parts: Mapping[str, Header]) -> None:
+    """Hold the parts of tensor `name` against its format.
+
+    Raises:
+        CheckpointError: a part is missing, surplus, or of another shape or dtype.
+        FormatError: the shape is empty.
+    """
+    remedy = "the checkpoint is damaged; copy or compress it again"
+    if not parts:
+        raise CheckpointError(f"tensor {name}: the files hold no part of it", remedy)
+    expected = expected_parts(format, shape)
+    if expected is None:
+        if prod(shape) == 0:
+            raise CheckpointError(f"tensor {name}: config.json gives it the empty shape {list(shape)}", remedy)
+        return
+    for part in sorted(expected.keys() | parts.keys()):
+        wanted, found = expected.get(part), parts.get(part)
+        if wanted != found:
+            raise CheckpointError(
+                f"tensor {name}: format {format} has {part} {_describe(wanted)}, and the file {_describe(found)}",
+                remedy,
+            )
+
+
+def _describe(header: Header | None) -> str:
+    return "absent" if header is None else f"{str(header.dtype).removeprefix('torch.')}{list(header.shape)}"

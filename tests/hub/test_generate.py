@@ -1,0 +1,86 @@
+"""Streaming gives the text that transformers gives, draws by its own generator, and can be left early."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packed_directory import pack
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from octavo.base.errors import ModelError
+from octavo.formats.format import Format
+from octavo.hub.generate import generate
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    import shutil
+
+    folder = tmp_path_factory.mktemp("generate")
+    shutil.copytree(tiny_llama, folder / "dense")
+    pack(folder / "dense", folder / "packed", Format.parse("int@4 b32 absmax:fp16"))
+    return AutoModelForCausalLM.from_pretrained(folder / "packed"), AutoTokenizer.from_pretrained(tiny_llama)
+
+
+def test_greedy_text_is_that_of_transformers(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    tokens = tokenizer("folded", return_tensors="pt")
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(**tokens, **options)[0, tokens.input_ids.shape[1] :]
+    pieces = list(generate(loaded, "folded", max_new_tokens=12))
+    assert "".join(pieces) == tokenizer.decode(expected, skip_special_tokens=True)
+    assert all(pieces)
+
+
+def test_a_seed_decides_the_draw_and_nothing_else_does(loaded: tuple[Any, Any]) -> None:
+    def draw(seed: int) -> str:
+        return "".join(generate(loaded, "a sheet", max_new_tokens=10, temperature=1.0, seed=seed))
+
+    state = torch.random.get_rng_state()
+    first = draw(1)
+    torch.manual_seed(99)
+    assert draw(1) == first
+    torch.random.set_rng_state(state)
+    assert draw(2) != first
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_draws_follow_the_softmax() -> None:
+    from octavo.hub.generate import _Gumbel
+
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20_000, 1)
+    drawn = _Gumbel(0.7, torch.Generator().manual_seed(0))(torch.zeros(0), logits).argmax(-1)
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert torch.allclose(shares, torch.softmax(logits[0] / 0.7, -1), atol=0.015)
+
+
+def test_the_chat_template_is_used(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    text = "user: fold<|end|>\nassistant: "
+    plain = "".join(generate(loaded, text, max_new_tokens=6))
+    assert "".join(generate(loaded, "fold", max_new_tokens=6, chat=True)) == plain
+
+
+def test_leaving_early_stops_the_work(loaded: tuple[Any, Any]) -> None:
+    stream = generate(loaded, "folded", max_new_tokens=200, temperature=1.0)
+    next(stream)
+    stream.close()
+    assert not any(thread.name == "octavo-generate" for thread in threading.enumerate())
+
+
+def test_failures_reach_the_reader(loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(loaded[0], "forward", fail)
+    with pytest.raises(RuntimeError, match="on fire"):
+        list(generate(loaded, "folded"))
+
+
+def test_senseless_requests_are_refused(loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(ModelError, match="temperature"):
+        generate(loaded, "a", temperature=-1)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        generate((loaded[0], None), "a")

@@ -1,0 +1,51 @@
+"""octavo and transformers may be imported in either order, and neither drags the other in."""
+
+import subprocess
+import sys
+
+import pytest
+
+CHECK = """
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from octavo.hub.configuration import OctavoConfig
+from octavo.hub.quantizer import OctavoQuantizer
+assert AUTO_QUANTIZER_MAPPING["octavo"] is OctavoQuantizer
+assert AUTO_QUANTIZATION_CONFIG_MAPPING["octavo"] is OctavoConfig
+import inspect, sys, transformers.quantizers.auto as auto
+assert type(auto.__spec__.loader).__name__ == type(auto.__loader__).__name__ == "SourceFileLoader"
+assert "register_quantizer" in inspect.getsource(auto)
+assert not any(type(f).__name__ == "RegistryFinder" for f in sys.meta_path)
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import octavo; from transformers import AutoModelForCausalLM",
+        "import transformers; import octavo; import octavo.hub.hook as hook; hook.install()",
+        "import transformers.quantizers; import octavo; import octavo.hub.hook as hook; hook.install()",
+    ],
+)
+def test_octavo_is_registered_in_either_order(first: str) -> None:
+    run(first + "\n" + CHECK)
+
+
+def test_import_octavo_stays_light() -> None:
+    run(
+        "import sys, octavo\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'scipy', 'triton', 'safetensors'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+        "assert octavo.__version__ and 'compress' in dir(octavo)"
+    )
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    import octavo
+
+    with pytest.raises(AttributeError, match="no attribute 'fold'"):
+        octavo.fold  # noqa: B018

@@ -1,0 +1,89 @@
+"""Some rows of a packed matrix are what the same rows of the whole are, wherever their bits begin."""
+
+import pytest
+import torch
+
+from octavo.formats.format import Format
+from octavo.formats.tensor import QuantizedTensor
+from octavo.hub.packed import PackedTensor
+from octavo.hub.rows import select_rows
+
+FORMATS = (
+    "int@4 b32 absmax:fp16",
+    "int@3 b16 absmax:fp32",
+    "cbrt-t(df=5,levels=11) b64 absmax:bf16",
+    "cbrt-normal(levels=3) channel rms:e4m3",
+    "nf4 tensor absmax:fp32",
+    "int@5 b8 absmax:e8m0",
+    "mxfp4",
+    "nvfp4",
+)
+
+
+@pytest.mark.parametrize("text", FORMATS)
+@pytest.mark.parametrize("shape", [(40, 17), (37, 64), (1, 5), (23, 1)])
+def test_rows_equal_those_of_the_whole(text: str, shape: tuple[int, int], generator: torch.Generator) -> None:
+    quantized = Format.parse(text).quantize(torch.randn(shape, generator=generator))
+    whole = quantized.dequantize()
+    rows = shape[0]
+    for index in (
+        torch.arange(rows),
+        torch.tensor([rows - 1]),
+        torch.tensor([0, rows - 1, 0, rows // 2]),
+        torch.randint(0, rows, (9,), generator=generator),
+    ):
+        assert torch.equal(select_rows(quantized, index), whole[index])
+
+
+def test_outliers_run_over_the_whole_tensor(generator: torch.Generator) -> None:
+    quantized = Format.parse("int@3 b32 absmax:bf16 outliers=0.05").quantize(torch.randn(20, 33, generator=generator))
+    assert select_rows(quantized, torch.tensor([3])) is None
+    packed = as_weight(quantized)
+    assert torch.equal(packed[3], quantized.dequantize()[3])
+
+
+def as_weight(quantized: QuantizedTensor) -> PackedTensor:
+    return PackedTensor("w", quantized, torch.float32, {})
+
+
+def test_a_packed_tensor_is_taken_for_a_tensor(generator: torch.Generator) -> None:
+    quantized = Format.parse("int@4 b32 absmax:fp16").quantize(torch.randn(6, 7, 10, generator=generator))
+    packed, dense = as_weight(quantized), quantized.dequantize()
+    assert (packed.shape, packed.dim(), packed.numel(), len(packed)) == (dense.shape, 3, 420, 6)
+    assert (packed.dtype, packed.device, packed.requires_grad) == (torch.float32, dense.device, False)
+    for key in (0, -1, torch.tensor(2), slice(1, 3), slice(4, 2), (1, 2), torch.tensor([0, 5]), None, ...):
+        assert torch.equal(packed[key], dense[key])
+    with pytest.raises(IndexError):
+        packed[6]
+    vector = torch.randn(10, generator=generator)
+    assert torch.equal(packed @ vector, dense @ vector)
+    assert torch.equal(torch.einsum("abc,c->ab", packed, vector), torch.einsum("abc,c->ab", dense, vector))
+    assert torch.equal(2 * packed - 1, 2 * dense - 1)
+    assert torch.equal(packed.transpose(-2, -1), dense.transpose(-2, -1))
+    assert packed.to(torch.bfloat16).dtype == torch.bfloat16
+    assert packed.dtype == torch.float32
+    with pytest.raises(AttributeError):
+        packed.no_such_thing  # noqa: B018
+
+
+def test_layers_use_it_without_knowing(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    import octavo.hub.tensor_like as tensor_like
+
+    quantized = Format.parse("cbrt-t(df=5)@3 b64 absmax:bf16").quantize(torch.randn(50, 13, generator=generator))
+    dense = quantized.dequantize()
+    linear, embedding = torch.nn.Linear(13, 50), torch.nn.Embedding(50, 13, padding_idx=3)
+    inputs = torch.randn(4, 13, generator=generator)
+    tokens = torch.tensor([[1, 3, 49], [1, 0, 7]])
+    expected = torch.nn.functional.linear(inputs, dense, linear.bias), dense[tokens]
+    for layer in (linear, embedding):
+        del layer.weight
+        layer.add_module("weight", as_weight(quantized))
+    assert torch.equal(linear(inputs), expected[0])
+    assert torch.equal(embedding(tokens), expected[1])
+    with pytest.raises(IndexError, match="0 to 49"):
+        embedding(torch.tensor([50]))
+    # A weight too large to be dense at once goes in slabs of rows.
+    monkeypatch.setattr(tensor_like, "SLAB", 100)
+    monkeypatch.setattr(PackedTensor, "dense", lambda self: pytest.fail("the whole weight was made dense"))
+    assert torch.allclose(linear(inputs), expected[0], atol=1e-6)
+    assert {*linear.state_dict()} == {"bias", "weight.codes", "weight.codebook", "weight.scales"}

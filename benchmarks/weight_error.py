@@ -93,7 +93,7 @@ def print_table(rows: Mapping[str, Mapping[str, tuple[float, float]]], columns: 
     table = Table(title="R·2^b (lower is better)")
     table.add_column("format", no_wrap=True)
     for column in columns:
-        table.add_column(f"{column} bits", justify="right")
+        table.add_column(f"{column} bits", justify="right", no_wrap=True)
         table.add_column("R·2^b", justify="right")
     for text, row in rows.items():
         cells = [(f"{row[c][0]:.3f}", f"{row[c][1] * 2 ** row[c][0]:.4f}") for c in columns]
@@ -102,7 +102,7 @@ def print_table(rows: Mapping[str, Mapping[str, tuple[float, float]]], columns: 
         ("any", f"{math.sqrt(distortion_bound(SOURCES[c], 0)):.4f}") if c in SOURCES else ("", "") for c in columns
     ]
     table.add_row("Shannon's bound", *(cell for pair in bounds for cell in pair), style="dim")
-    Console(width=max(120, 60 + 16 * len(columns))).print(table)
+    Console(width=56 + 26 * len(columns)).print(table)
 
 
 def main() -> None:
@@ -123,7 +123,10 @@ def main() -> None:
 
     texts = [text.format(b=bits) for bits in arguments.bits for text in FORMATS]
     texts += FOUR_BIT_FORMATS if 4 in arguments.bits else ()
-    rows = {text: {name: measure(text, tensors) for name, tensors in weights.items()} for text in track(texts)}
+    rows = {
+        text: {name: measure(text, tensors) for name, tensors in weights.items()}
+        for text in track(texts, console=Console(stderr=True))
+    }
     print_table(rows, list(weights))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))

@@ -6,6 +6,7 @@ without a C++20 compiler; `MISSING` then says why.
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import torch
@@ -17,10 +18,11 @@ from octavo.kernels.layout import packed_bytes
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        from octavo.kernels.cpu import _native  # pyright: ignore[reportAttributeAccessIssue]
+        return importlib.import_module("octavo.kernels.cpu._native"), ""
+    except ModuleNotFoundError:
+        return None, "octavo was installed without a C++20 compiler"
     except ImportError as error:
         return None, str(error)
-    return _native, ""
 
 
 _native, MISSING = _load()

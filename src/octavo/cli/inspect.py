@@ -14,7 +14,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A Hugging Face directory, a .gguf file, a hub name, or smollm2-135m.")],
 ) -> None:
     """Show shape, dtype or format, bits, RMS, kurtosis and best-fit Student-t degrees of freedom of each tensor."""
-    from octavo.compress.inspection import inspect as read
+    from octavo.hub.inspection import inspect as read
 
     with shown() as progress:
         found = list(read(model, progress=progress))

@@ -33,10 +33,15 @@ def print_table(
         words = i in left
         table.add_column(head, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     output().print(table)
 
 
 def say(line: str) -> None:
     """Print one line of result, unwrapped."""
-    output().print(line, soft_wrap=True)
+    output().print(printable(line), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters made visible: what a model or a file says must not steer the terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)

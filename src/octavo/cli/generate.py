@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from octavo.cli.console import printable
+
 
 def generate(
     model: Annotated[str, typer.Argument(help="A model that octavo compressed, or any that it reads.")],
@@ -22,5 +24,5 @@ def generate(
     from octavo.hub.generate import generate as pieces
 
     for piece in pieces(model, prompt, tokens, temperature, seed, chat=chat, device=device):
-        typer.echo(piece, nl=False)
+        typer.echo(printable(piece), nl=False)
     typer.echo()

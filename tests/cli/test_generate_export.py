@@ -1,0 +1,62 @@
+"""`octavo generate` and `octavo export` on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from octavo.cli import app
+from octavo.cli.console import printable
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    shown = CliRunner().invoke(app, list(map(str, arguments)))
+    return shown.exit_code, shown.stdout, shown.stderr
+
+
+def test_generate_prints_the_same_text_each_time(tiny_llama: Path) -> None:
+    arguments = ("generate", tiny_llama, "--prompt", "The binder", "--tokens", 8)
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert out.strip()
+    assert run(*arguments)[1] == out
+
+
+def test_generate_draws_by_its_seed(tiny_llama: Path) -> None:
+    texts = [
+        run("generate", tiny_llama, "--prompt", "A", "--tokens", 12, "--temperature", 1, "--seed", seed)[1]
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_a_model_says_does_not_steer_the_terminal() -> None:
+    assert printable("a\x1b[31mb\x07\tc\nd\u200be é 中") == "a\ufffd[31mb\ufffd\tc\nd\ufffde é 中"
+
+
+def test_export_to_bf16(tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plain"
+    code, shown, _ = run("export", tiny_llama, out)
+    assert code == 0
+    assert str(out) in shown
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert file.get_slice("model.norm.weight").get_dtype() == "BF16"
+
+
+def test_export_does_not_overwrite(tiny_llama: Path, tmp_path: Path) -> None:
+    code, _, err = run("export", tiny_llama, tmp_path)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("octavo: error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["generate", "export"])
+def test_missing_model_is_one_line_and_code_2(command: str, tmp_path: Path) -> None:
+    rest = ("--prompt", "a") if command == "generate" else (tmp_path / "out",)
+    code, _, err = run(command, tmp_path / "none", *rest)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("octavo: error: ")
+    assert "none" in err

@@ -8,6 +8,7 @@ removed, or up to `FIT_SAMPLE` values where a codebook is fitted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from octavo.formats import microscaling, outliers
 from octavo.formats.elements.element import Element
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
-from octavo.formats.scale_search import search
+from octavo.formats.scale_search import NEARBY, NEIGHBORS, Rounding, search
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
 
@@ -56,14 +57,12 @@ def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importan
         apart["outlier_value"] = flat[where].to(torch.bfloat16)
         flat[where] = 0
         matrix = flat.view_as(matrix)
-    scales, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
-    parts = _stored_scales(format.scaling, scales)
-    used = _used_scales(format.scaling, parts)
+    parts, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
     run = format.scaling.run(matrix.shape[1])
-    parts["codes"] = kernels.quantize_pack(matrix, used, codebook, run)
+    codes = kernels.quantize_pack(matrix, used_scales(format.scaling, parts), codebook, run)
     if element.stored:
         parts["codebook"] = codebook
-    return QuantizedTensor(format, shape, parts | apart)
+    return QuantizedTensor(format, shape, {"codes": codes, **parts, **apart})
 
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
@@ -75,7 +74,7 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     assert isinstance(element, Element)
     columns = quantized.shape[-1]
     rows = quantized.numel // columns
-    scales = _used_scales(format.scaling, parts)
+    scales = used_scales(format.scaling, parts)
     if element.stored:
         codebook = parts["codebook"]
     else:
@@ -91,36 +90,47 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
 
 def scales_and_codebook(
     element: Element, scaling: Scaling, matrix: Float[Tensor, "rows columns"], importance: Importance | None
-) -> tuple[Float32[Tensor, "_ _"], Float32[Tensor, " levels"]]:
-    """Scales before they are stored, and the codebook."""
-    base = block_statistic(matrix, scaling) / element.span(scaling.base, scaling.block)
-    if not element.data_driven:
-        codebook = element.codebook(scaling.base, scaling.block).to(matrix.device)
-        if scaling.statistic == "search":
-            base = search(matrix, base, codebook, scaling, _rounding(scaling), importance)
-        return base, codebook
-    codebook = _fitted(element, scaling, matrix, base, importance)
-    if scaling.statistic != "search":
-        return base, codebook
-    scales = search(matrix, base, codebook, scaling, _rounding(scaling), importance)
-    return scales, _fitted(element, scaling, matrix, scales, importance)
+) -> tuple[dict[str, Tensor], Float32[Tensor, " levels"]]:
+    """The stored scales (parts "scales" and, for two-level types, "scale") and the codebook.
+
+    A codebook that is fitted to searched scales is fitted three times: to the base scales, so that there is something
+    to search with, to the scales found, and to the scales as they are stored.
+    """
+    scales = block_statistic(matrix, scaling) / element.span(scaling.base, scaling.block)
+    codebook = None if element.data_driven else element.codebook(scaling.base, scaling.block).to(matrix.device)
+    level = None
+    if scaling.statistic == "search":
+        free = _rounding(scaling, None)
+        start = _fitted(element, scaling, matrix, scales, importance) if codebook is None else codebook
+        scales = search(matrix, scales, start, scaling, free, importance)
+        if codebook is None:
+            start = _fitted(element, scaling, matrix, scales, importance)
+            scales = search(matrix, scales, start, scaling, free, importance, NEARBY)
+        level = scaling.kind.level(scales)
+        if level is not None:
+            scales = search(matrix, scales, start, scaling, _rounding(scaling, level), importance, NEIGHBORS)
+    level = scaling.kind.level(scales) if level is None else level
+    stored = {"scales": scaling.kind.encode(scales, level, scaling.rounds_up)}
+    if level is not None:
+        stored["scale"] = level
+    if codebook is None:
+        codebook = _fitted(element, scaling, matrix, used_scales(scaling, stored), importance)
+    return stored, codebook
 
 
-def _rounding(scaling: Scaling):
-    """What storing does to a scale, for judging it; two-level types are fine enough to be rounded at the end."""
-    if scaling.kind.second_level:
-        return lambda scales: scales
-    return lambda scales: scaling.kind.decode(scaling.kind.encode(scales, None, up=False), None)
-
-
-def _stored_scales(scaling: Scaling, scales: Tensor) -> dict[str, Tensor]:
-    level = scaling.kind.level(scales)
-    stored = scaling.kind.encode(scales, level, scaling.rounds_up)
-    return {"scales": stored} if level is None else {"scales": stored, "scale": level}
-
-
-def _used_scales(scaling: Scaling, parts) -> Tensor:
+def used_scales(scaling: Scaling, parts: Mapping[str, Tensor]) -> Float32[Tensor, "_ _"]:
+    """The scales behind the parts "scales" and "scale"."""
     return scaling.kind.decode(parts["scales"], parts.get("scale"))
+
+
+def _rounding(scaling: Scaling, level: Tensor | None) -> Rounding:
+    """What storing does to a scale; nothing as long as the second level is not known."""
+    kind = scaling.kind
+    if kind.second_level and level is None:
+        return lambda scales: scales
+    # Codes relative to a second level saturate by themselves.
+    limit = torch.finfo(kind.dtype).max if level is None else torch.inf
+    return lambda scales: kind.decode(kind.encode(scales.clamp(-limit, limit), level, up=False), level)
 
 
 def _fitted(

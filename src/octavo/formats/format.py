@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -126,7 +126,7 @@ class Format:
         """Exact bits per weight of a tensor of that shape; FormatError for entropy-coded formats."""
         return self.stored_bits(shape) / prod(shape)
 
-    def quantize(self, weights: Float[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
+    def quantize(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
         """The parts that stand for a tensor.
 
         Args:
@@ -153,7 +153,9 @@ class Format:
             return entropy_coded.dequantize(quantized)
         return fixed_width.dequantize(quantized)
 
-    def fake_quantize(self, weights: Float[Tensor, "..."], importance: Importance | None = None) -> Tensor:
+    def fake_quantize(
+        self, weights: Float[Tensor, "..."], importance: Importance | None = None
+    ) -> Float32[Tensor, "..."]:
         """The float32 tensor that comes back after quantizing."""
         return self.dequantize(self.quantize(weights, importance))
 

@@ -1,12 +1,12 @@
 """MXFP4, MXFP6, MXFP8, MXINT8 and NVFP4: complete formats, defined bit for bit by their specifications.
 
 These are written for hardware, and differ from codebooks in three ways. Codes are the elements' own bit patterns
-(sign and magnitude for floats, two's complement for MXINT8), packed as octavo.kernels.layout says, not ranks in a sorted
-codebook. Elements round to the nearest, ties to an even significand, and saturate. Scales follow the exponent:
+(sign and magnitude for floats, two's complement for MXINT8), packed as octavo.kernels.layout says, not ranks in a
+sorted codebook. Elements round to the nearest, ties to an even significand, and saturate. Scales follow the exponent:
 
 - MX (Open Compute Project, Microscaling Formats v1.0, section 6.3), blocks of 32: part "scales" is E8M0,
-  X = 2^(floor(log2 absmax) - e), e being the exponent of the element's largest power of two; zero blocks have the code 0.
-  Rounding down lets values of up to almost twice the largest element saturate: that is the specification.
+  X = 2^(floor(log2 absmax) - e), e being the exponent of the element's largest power of two; a block of zeros has the
+  code 0. Rounding down lets values of up to almost twice the largest element saturate: that is the specification.
 - NVFP4 (NVIDIA), blocks of 16, E2M1: part "scale" is one float32, t = absmax of the tensor / (448·6), part "scales" is
   E4M3, absmax of the block / 6 / t, within 2^-6 and 448; element w · ((1/t) / scales). A value is code · (t · scales).
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int, Shaped
+from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -107,7 +107,7 @@ class Microscaling:
         odd = torch.arange(len(midpoints)) % 2 == 1
         return torch.where(odd, torch.nextafter(midpoints, torch.zeros(())), midpoints)
 
-    def encode_elements(self, scaled: Float32[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
+    def encode_elements(self, scaled: Float32[Tensor, "rows columns"]) -> UInt8[Tensor, "rows columns"]:
         """Codes of weights that are in units of their scales already: nearest, ties to even, saturating."""
         if not self.exponent:
             return (scaled * 64).round().clamp(-127, 127).to(torch.int8).view(torch.uint8)
@@ -117,7 +117,7 @@ class Microscaling:
         codes = torch.bucketize(scaled.abs(), self._thresholds().to(scaled.device), out_int32=True)
         return (codes + torch.signbit(scaled) * (self.levels // 2)).to(torch.uint8)
 
-    def decode_elements(self, codes: Int[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
+    def decode_elements(self, codes: UInt8[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
         """The values of codes, in units of their scales."""
         if not self.exponent:
             return codes.view(torch.int8).float() / 64

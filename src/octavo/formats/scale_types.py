@@ -144,7 +144,9 @@ def _away_from_zero(rounded: Tensor, exact: Tensor) -> Tensor:
 
 def _encode_e8m0(scales: Tensor, up: bool) -> Tensor:
     """Powers of two; "nearest" is nearest in ratio, which is what a scale's error goes by."""
-    fraction, exponent = torch.frexp(scales.abs())  # scale = fraction · 2^exponent, fraction in [1/2, 1)
+    fraction, exponent = torch.frexp(
+        scales.abs().clamp_min(2.0**-126)
+    )  # scale = fraction · 2^exponent, fraction in [1/2, 1)
     power = exponent - 1 + (fraction > (0.5 if up else 0.5**0.5)).int()
     return (power.clamp(-126, 127) + 127).to(torch.uint8).view(torch.float8_e8m0fnu)
 

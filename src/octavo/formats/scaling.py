@@ -54,7 +54,8 @@ class Scaling:
             raise FormatError(f"unknown statistic {self.statistic!r}", f"choose one of {', '.join(STATISTICS)}")
         if self.scale is None:
             raise FormatError("the scale has no type", "write for instance absmax:bf16")
-        if self.statistic == "signmax" and not scale_type(self.scale).signed:
+        kind = scale_type(self.scale)
+        if self.statistic == "signmax" and not kind.signed:
             raise FormatError(f"signmax scales need a sign, which {self.scale} has not", "use bf16, or absmax")
 
     @property
@@ -107,7 +108,7 @@ def row_ranges(rows: int, columns: int, at_once: int = WEIGHTS_AT_ONCE) -> Itera
 
 def blocks_of(matrix: Float[Tensor, "rows columns"], run: int) -> list[Tensor]:
     """The matrix as [rows, blocks, run] and, if rows end in a short block, [rows, 1, rest]."""
-    rows, columns = matrix.shape
+    columns = matrix.shape[1]
     whole = columns // run * run
     parts = [matrix[:, :whole].unflatten(1, (-1, run))] if whole else []
     return parts if whole == columns else [*parts, matrix[:, None, whole:]]

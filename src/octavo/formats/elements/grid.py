@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from octavo.base.errors import FormatError
 
-_TOKEN = re.compile(r"grid(?:@(?P<rate>[0-9.]+)|\(step=(?P<step>[0-9.eE+-]+)\))")
+_TOKEN = re.compile(r"grid(?:@(?P<rate>[0-9.eE+-]+)|\(step=(?P<step>[0-9.eE+-]+)\))")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from octavo.formats import Format, Importance, QuantizedTensor, parse
     from octavo.hub.export import export
     from octavo.hub.generate import generate
-    from octavo.measure import evaluate, inspect
+    from octavo.hub.inspection import inspect
+    from octavo.models.evaluate import evaluate
 
 __version__ = "0.1.0"
 
@@ -32,10 +33,10 @@ _HOMES = {
     "OctavoError": "octavo.base.errors",
     "QuantizedTensor": "octavo.formats",
     "compress": "octavo.compress",
-    "evaluate": "octavo.measure",
+    "evaluate": "octavo.models.evaluate",
     "export": "octavo.hub.export",
     "generate": "octavo.hub.generate",
-    "inspect": "octavo.measure",
+    "inspect": "octavo.hub.inspection",
     "parse": "octavo.formats",
 }
 

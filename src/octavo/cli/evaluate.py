@@ -41,7 +41,7 @@ def evaluate(
             text,
             length=length,
             count=count,
-            by=by and by.value,
+            by=None if by is None else by.value,
             seed=seed,
             device=device,
             progress=progress,

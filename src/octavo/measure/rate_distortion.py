@@ -40,7 +40,7 @@ class Quantized(Protocol):
 class Quantizer(Protocol):
     """Anything that quantizes a matrix and counts its bits: every `Format`."""
 
-    def quantize(self, w: Tensor) -> Quantized: ...
+    def quantize(self, weights: Tensor, /) -> Quantized: ...
 
 
 @dataclass(frozen=True)

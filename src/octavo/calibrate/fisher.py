@@ -1,0 +1,182 @@
+"""The Fisher information of every weight matrix, factored into its rows and its columns.
+
+The KL divergence between a model and its neighbor with weights w + δ is, to second order, ½ Σ F_ij δ_ij² (off-diagonal
+terms left out), where F_ij is the mean over tokens of the squared gradient of that token's loss, the label being drawn
+from the model's own prediction. A token's gradient of a matrix y = W x is the outer product of g, the gradient at y,
+and x, so its square is the outer product of the squares. octavo keeps the mean of each factor by itself,
+
+    F_ij ≈ row_i · column_j,    row_i = (1/T) Σ_t g_ti²,    column_j = (1/n) Σ_t x_tj²,
+
+with T all tokens and n those that reached the matrix: an expert that few tokens reach matters little, though its inputs
+are as large as anybody's. No weight gradient is ever made: parameters require none, the embeddings' outputs do, and one
+backward pass a sequence (with the gradient of the loss at the logits written down in closed form) yields every g.
+
+An embedding's look-up is the product of a one-hot vector with its matrix, so its "inputs" are the tokens' frequencies
+and its "outputs" the rows found. A tied embedding has two uses, and the sum of two products is no product; the closest
+one (in I-divergence) has the sum's row and column totals, R_i C_j / T, and that is what is kept.
+
+Sources: "Optimal Formats for Weight Quantisation" (arXiv 2505.12988), section on Fisher; WaterSIC (arXiv 2603.04956).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from octavo.base.errors import ModelError
+from octavo.base.progress import SILENT, Progress
+from octavo.calibrate.naming import checkpoint_factors
+from octavo.calibrate.sums import Sums
+from octavo.calibrate.uses import WeightUses
+from octavo.formats.importance import Importance
+
+POSITIONS = 32
+"""Rows of logits worked on at once in float64."""
+
+Labels = Literal["sampled", "empirical"]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a calibration text said about a model's matrices.
+
+    Attributes:
+        importance: the separable Fisher by tensor name, as the checkpoint names it; a matrix that no token reached, or
+            from which no logit depends, is absent, and its reader falls back on a prior.
+        tokens: by the same names, how many tokens reached the matrix (of a tensor that holds several experts: the
+            expert with the fewest); 0 for tensors that are absent from `importance`.
+        total: tokens in all.
+        labels: "sampled" for the true Fisher, "empirical" for the text's own next tokens.
+    """
+
+    importance: Mapping[str, Importance]
+    tokens: Mapping[str, int]
+    total: int
+    labels: Labels
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Matrices that no token reached."""
+        return tuple(name for name, count in self.tokens.items() if count == 0)
+
+
+def fisher(
+    model: nn.Module,
+    sequences: Int[Tensor, "sequences length"],
+    labels: Labels = "sampled",
+    *,
+    generator: torch.Generator,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """The separable Fisher of every two- or three-dimensional weight of a language model, in nats per token.
+
+    Memory beyond the model's: the activations and two times the logits of one sequence.
+
+    Args:
+        model: a transformers model whose output has `logits`; it is as before afterwards.
+        sequences: token ids to calibrate on.
+        labels: "sampled" draws each label from the model's prediction; "empirical" takes the next token of the text
+            (a masked language model: the token itself).
+        generator: draws the labels.
+
+    Raises:
+        ModelError: the model has no logits, they are not finite, or the sequences are empty.
+    """
+    if not sequences.numel():
+        raise ModelError("there is nothing to calibrate on", "give a calibration text")
+    weights = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim in (2, 3) and parameter.is_floating_point() and parameter.numel()
+    }
+    sums = {name: Sums(weight.shape) for name, weight in weights.items()}
+    # A model that generates predicts the next token; any other, like BERT, the token at the position itself.
+    causal = bool(getattr(model, "can_generate", lambda: True)())
+    positions = sequences.shape[1] - (labels == "empirical" and causal)
+    total = positions * len(sequences)
+    with _undisturbed(model):
+        for row in progress.track(sequences, "calibrating", total=len(sequences)):
+            with torch.enable_grad(), WeightUses(weights, lambda use: sums[use.name].add(use)):
+                logits = _logits(model, row)
+            gradient = _logit_gradient(logits, row, positions, labels, generator)
+            if not bool(gradient.isfinite().all()):
+                raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
+            logits.backward(gradient)
+    found = checkpoint_factors(model, {name: sums[name].factors(total) for name in weights})
+    return Calibration(
+        importance={
+            name: Importance(factors.row[0].float(), factors.column[0].float())
+            for name, factors in found.items()
+            if bool(factors.row.any())
+        },
+        tokens={name: int(factors.tokens.min()) for name, factors in found.items()},
+        total=total,
+        labels=labels,
+    )
+
+
+def _logits(model: nn.Module, row: Int[Tensor, " length"]) -> Float[Tensor, "length vocabulary"]:
+    known = inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in known else {}
+    device = next(model.parameters()).device
+    logits = getattr(model(input_ids=row[None].to(device), **options), "logits", None)
+    if logits is None or logits.ndim != 3:
+        raise ModelError(
+            f"{type(model).__name__} predicts no tokens", "calibrate a language model, or use uniform sensitivity"
+        )
+    return logits[0]
+
+
+@torch.no_grad()
+def _logit_gradient(
+    logits: Float[Tensor, "length vocabulary"],
+    row: Int[Tensor, " length"],
+    positions: int,
+    labels: Labels,
+    generator: torch.Generator,
+) -> Float[Tensor, "length vocabulary"]:
+    """Gradient of the summed negative log-likelihood: the prediction minus the label's one-hot vector."""
+    gradient = torch.zeros_like(logits)
+    targets = row[len(row) - positions :].to(logits.device)
+    uniform = torch.rand(len(row), 1, generator=generator, dtype=torch.float64, device=generator.device)
+    for start in range(0, positions, POSITIONS):
+        part = slice(start, min(start + POSITIONS, positions))
+        probability = torch.softmax(logits[part].float(), dim=-1)
+        if labels == "sampled":
+            cumulative = probability.cumsum(-1, dtype=torch.float64)
+            drawn = uniform[part].to(logits.device) * cumulative[:, -1:]
+            label = torch.searchsorted(cumulative, drawn, right=True).clamp_max(logits.shape[-1] - 1)
+        else:
+            label = targets[part, None]
+        gradient[part] = probability.scatter_add_(1, label, probability.new_full(label.shape, -1.0))
+    return gradient
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within, no parameter requires a gradient, dropout is off, and experts are looped over one by one."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
+    settable = experts is not None and hasattr(model, "set_experts_implementation")
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    model.eval()
+    if settable:
+        # Only this implementation multiplies by one expert's matrix at a time, which is what is watched.
+        model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        if settable:
+            model.set_experts_implementation(experts)
+        model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -113,3 +113,17 @@ def test_the_state_is_plain_tensors(tmp_path: Path) -> None:
     assert isinstance(model.model.layers[0].mlp.up_proj.weight, PackedTensor)
     assert isinstance(model.model.layers[0].mlp.up_proj, torch.nn.Linear)
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", ["grid@4.0 tensor rms:fp32 ans", "cbrt-t(df=5)@3 b64 absmax:bf16 ans"])
+def test_coded_tensors_are_decoded_once_and_saved_as_they_were(text: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    auto_class, dense, packed = make("llama, tied", tmp_path, text)
+    twin, model = auto_class.from_pretrained(dense), auto_class.from_pretrained(packed)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens).logits, twin(tokens).logits, atol=1e-5)
+        assert torch.allclose(copy.deepcopy(model)(tokens).logits, twin(tokens).logits, atol=1e-5)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "again")
+    assert set(load_file(packed / "model.safetensors")) == set(load_file(tmp_path / "again" / "model.safetensors"))
+    stored, again = (load_file(p / "model.safetensors") for p in (packed, tmp_path / "again"))
+    assert all(torch.equal(stored[key], again[key]) for key in stored if key.endswith(".coded"))
+    assert quantization(packed) == quantization(tmp_path / "again")

@@ -55,7 +55,8 @@ def part(packed: Path, name: str) -> torch.Tensor:
         (lambda p: change(p, scales=part(p, "scales") * float("nan")), "not finite"),
         (lambda p: configure(p, shape=[53, 37]), "codes"),
         (lambda p: configure(p, shape=[36, 53]), "scales"),
-        (lambda p: configure(p, shape=[0, 3]), "shape"),
+        (lambda p: configure(p, shape=[0, 3]), "impossible shape"),
+        (lambda p: configure(p, shape=[-53, -36]), "impossible shape"),
     ],
 )
 def test_damage_is_named(packed: Path, damage: Any, message: str) -> None:
@@ -90,3 +91,10 @@ def test_octavo_does_not_quantize_while_loading(packed: Path) -> None:
 
     with pytest.raises(ModelError, match="octavo compress"):
         transformers.AutoModelForCausalLM.from_pretrained(packed.parent / "dense", quantization_config=OctavoConfig())
+
+
+def test_a_damaged_stream_names_its_tensor(tmp_path: Path) -> None:
+    packed = make("llama", tmp_path, "grid@3.0 tensor rms:fp32 ans")[2]
+    change(packed, coded=part(packed, "coded")[:40].clone())
+    with pytest.raises(CheckpointError, match=NAME):
+        load(packed)

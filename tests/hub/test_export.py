@@ -130,7 +130,7 @@ def test_llama_cpp_loads_the_file_and_agrees(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     import transformers
 
-    dense, packed = packed_llama(tmp_path, Q8_0, tie_word_embeddings=True)
+    _, packed = packed_llama(tmp_path, Q8_0, tie_word_embeddings=True)
     file = export(packed, tmp_path / "model.gguf", "gguf")
     peer = llama_cpp.Llama(str(file), n_ctx=64, n_threads=1, verbose=False, logits_all=True)
     text = "folded twice a quarto, folded three times"

@@ -57,7 +57,6 @@ def test_draws_follow_the_softmax() -> None:
 
 
 def test_the_chat_template_is_used(loaded: tuple[Any, Any]) -> None:
-    model, tokenizer = loaded
     text = "user: fold<|end|>\nassistant: "
     plain = "".join(generate(loaded, text, max_new_tokens=6))
     assert "".join(generate(loaded, "fold", max_new_tokens=6, chat=True)) == plain

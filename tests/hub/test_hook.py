@@ -1,7 +1,9 @@
 """octavo and transformers may be imported in either order, and neither drags the other in."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,18 @@ def test_unknown_names_are_attribute_errors() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'fold'"):
         octavo.fold  # noqa: B018
+
+
+def test_the_server_behind_transformers_chat_loads_packed_models(tiny_llama: Path, tmp_path: Path) -> None:
+    from packed_directory import pack
+    from transformers.cli.serving.model_manager import ModelManager
+
+    from octavo.formats.format import Format
+    from octavo.hub.packed import packed_tensors
+
+    shutil.copytree(tiny_llama, tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed", Format.parse("int@4 b32 absmax:fp16"))
+    manager = ModelManager(device="cpu")
+    model, tokenizer = manager.load_model_and_processor(f"{tmp_path / 'packed'}@main")
+    assert len(packed_tensors(model)) == 15
+    assert tokenizer.chat_template

@@ -35,6 +35,17 @@ def test_rows_equal_those_of_the_whole(text: str, shape: tuple[int, int], genera
         assert torch.equal(select_rows(quantized, index), whole[index])
 
 
+@pytest.mark.parametrize(
+    "text", ["grid@3.0 tensor rms:fp32 ans", "grid(step=0.3) channel rms:fp32 ans", "nf4 b16 absmax:bf16 ans"]
+)
+def test_rows_of_the_resident_form(text: str, generator: torch.Generator) -> None:
+    packed = as_weight(Format.parse(text).quantize(torch.randn(33, 17, generator=generator)))
+    whole = packed.stored().dequantize()
+    assert torch.equal(packed.dense(), whole)
+    index = torch.tensor([32, 0, 0, 7])
+    assert torch.equal(packed.rows(index), whole[index])
+
+
 def test_outliers_run_over_the_whole_tensor(generator: torch.Generator) -> None:
     quantized = Format.parse("int@3 b32 absmax:bf16 outliers=0.05").quantize(torch.randn(20, 33, generator=generator))
     assert select_rows(quantized, torch.tensor([3])) is None

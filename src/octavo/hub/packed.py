@@ -4,8 +4,8 @@ A `PackedTensor` takes the place of a Parameter under the Parameter's own name, 
 dict exactly as they are in the file: `….q_proj.weight.codes`, `….q_proj.weight.scales`. Nothing dense is kept.
 
 An entropy-coded tensor cannot be read in place. It is decoded once, after loading, into its resident form (buffers that
-are not saved); the coded stream stays as the saved buffers, so that `save_pretrained` writes back the very bytes it
-read. That costs the stream's memory on top of the resident form's.
+are not saved); the coded stream stays as the saved buffer, on the CPU wherever the model goes, so that
+`save_pretrained` writes back the very bytes it read. That costs the stream's memory on top of the resident form's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from octavo.hub.tensor_like import TensorLike
 if TYPE_CHECKING:
     from octavo.formats.format import Format
 
+CODED = "coded"
 RESIDENT = "resident_"
 
 
@@ -54,7 +55,8 @@ class PackedTensor(TensorLike, nn.Module):
 
     @property
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return next(iter(self._buffers.values())).device  # pyright: ignore[reportOptionalMemberAccess]
+        # The coded stream may have stayed behind.
+        return next(reversed(self._buffers.values())).device  # pyright: ignore[reportOptionalMemberAccess]
 
     def stored(self) -> QuantizedTensor:
         """The tensor as it is in the file."""
@@ -100,9 +102,14 @@ class PackedTensor(TensorLike, nn.Module):
     def _decode(self) -> None:
         from octavo.formats.entropy_coded import resident
 
-        decoded = resident(self.stored())
+        device = self.device
+        try:
+            decoded = resident(self.stored())
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {self.checkpoint_name}: {error.problem}", error.remedy) from error
         for part, value in decoded.parts.items():
-            self.register_buffer(RESIDENT + part, value, persistent=False)
+            self.register_buffer(RESIDENT + part, value.to(device), persistent=False)
+        self._buffers[CODED] = self._buffers[CODED].cpu()  # pyright: ignore[reportOptionalMemberAccess]
         self._resident_format = decoded.format
         self._resident_parts = tuple(RESIDENT + part for part in decoded.parts)
 
@@ -121,7 +128,7 @@ class PackedTensor(TensorLike, nn.Module):
         if probe.is_floating_point():
             self.dtype = probe.dtype
         for name, value in self._buffers.items():
-            if value is not None:
+            if value is not None and not (name == CODED and self._resident_parts):
                 moved = value.to(probe.device) if probe.device.type != "meta" and not value.is_meta else fn(value)
                 self._buffers[name] = moved if moved.dtype == value.dtype else value.to(moved.device)
         return self

@@ -14,16 +14,18 @@ from octavo.hub.headers import Header
 from octavo.kernels import packed_bytes
 
 
-def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header] | None:
-    """Shape and dtype of every part of a tensor of that shape; None for entropy-coded formats, which vary."""
-    if format.code != "fixed" or format.levels is None:
-        return None
+def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
+    """Shape and dtype of every part of a tensor of that shape; a coded stream has the length -1, for it varies."""
     rows, columns = matrix_shape(shape)
+    parts: dict[str, Header] = {}
+    if format.code == "ans":
+        parts["coded"] = Header((-1,), torch.uint8)
+    if format.levels is None:
+        return parts
+    if format.code == "fixed":
+        parts["codes"] = Header((packed_bytes(rows * columns, format.levels),), torch.uint8)
     kind = format.scaling.kind
-    parts = {
-        "codes": Header((packed_bytes(rows * columns, format.levels),), torch.uint8),
-        "scales": Header(format.scaling.scales_shape(rows, columns), kind.dtype),
-    }
+    parts["scales"] = Header(format.scaling.scales_shape(rows, columns), kind.dtype)
     if kind.second_level:
         parts["scale"] = Header((kind.second_level,), torch.float32)
     if format.element.stored:  # pyright: ignore[reportAttributeAccessIssue]
@@ -41,18 +43,17 @@ def check_parts(name: str, format: Format, shape: tuple[int, ...], parts: Mappin
 
     Raises:
         CheckpointError: a part is missing, surplus, or of another shape or dtype.
-        FormatError: the shape is empty.
     """
     remedy = "the checkpoint is damaged; copy or compress it again"
     if not parts:
         raise CheckpointError(f"tensor {name}: the files hold no part of it", remedy)
+    if prod(shape) == 0 or any(side < 1 for side in shape):
+        raise CheckpointError(f"tensor {name}: config.json gives it the impossible shape {list(shape)}", remedy)
     expected = expected_parts(format, shape)
-    if expected is None:
-        if prod(shape) == 0:
-            raise CheckpointError(f"tensor {name}: config.json gives it the empty shape {list(shape)}", remedy)
-        return
     for part in sorted(expected.keys() | parts.keys()):
         wanted, found = expected.get(part), parts.get(part)
+        if wanted is not None and found is not None and wanted.shape == (-1,) and len(found.shape) == 1:
+            wanted = Header(found.shape, wanted.dtype)
         if wanted != found:
             raise CheckpointError(
                 f"tensor {name}: format {format} has {part} {_describe(wanted)}, and the file {_describe(found)}",

@@ -22,6 +22,10 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     columns = quantized.shape[-1]
     rows = quantized.numel // columns
     parts = dict(quantized.parts)
+    if "row_step" in parts:
+        # A grid's resident form: indices are whole bytes, each row has its step.
+        parts |= {"codes": parts["codes"][index], "row_step": parts["row_step"][index]}
+        return QuantizedTensor(quantized.format, (len(index), columns), parts).dequantize()
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= {"codes", "scales", "scale", "codebook"} or not index.numel():
         return None

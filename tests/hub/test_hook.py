@@ -66,3 +66,11 @@ def test_the_server_behind_transformers_chat_loads_packed_models(tiny_llama: Pat
     model, tokenizer = manager.load_model_and_processor(f"{tmp_path / 'packed'}@main")
     assert len(packed_tensors(model)) == 15
     assert tokenizer.chat_template
+
+
+@pytest.mark.parametrize("name", ["Format", "Importance", "OctavoError", "compress", "evaluate", "export", "generate"])
+def test_public_names_are_found(name: str) -> None:
+    import octavo
+
+    assert callable(getattr(octavo, name))
+    assert name in octavo.__all__

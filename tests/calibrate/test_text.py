@@ -43,6 +43,13 @@ def test_windows_depend_on_the_generator_only(tokenizer) -> None:
     assert not torch.equal(draw(1), draw(2))
 
 
+def test_without_a_generator_windows_are_spread_evenly(tokenizer) -> None:
+    text = default_text()[:20_000]
+    every = token_sequences(tokenizer, text, 64, 10_000)
+    some = token_sequences(tokenizer, text, 64, 4)
+    assert torch.equal(some, every[[len(every) * i // 4 for i in range(4)]])
+
+
 def test_special_tokens_surround_every_window(generator: torch.Generator) -> None:
     class Bracketing:
         bos_token_id, cls_token_id = None, 7

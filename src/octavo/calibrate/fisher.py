@@ -21,10 +21,9 @@ Sources: "Optimal Formats for Weight Quantisation" (arXiv 2505.12988), section o
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.naming import checkpoint_factors
+from octavo.calibrate.running import logits, predicts_next
 from octavo.calibrate.sums import Sums
 from octavo.calibrate.uses import WeightUses
 from octavo.formats.importance import Importance
@@ -97,18 +97,17 @@ def fisher(
         if parameter.ndim in (2, 3) and parameter.is_floating_point() and parameter.numel()
     }
     sums = {name: Sums(weight.shape) for name, weight in weights.items()}
-    # A model that generates predicts the next token; any other, like BERT, the token at the position itself.
-    causal = bool(getattr(model, "can_generate", lambda: True)())
-    positions = sequences.shape[1] - (labels == "empirical" and causal)
+    # The last token of a text has no next one to serve as its label.
+    positions = sequences.shape[1] - (labels == "empirical" and predicts_next(model))
     total = positions * len(sequences)
     with _undisturbed(model):
         for row in progress.track(sequences, "calibrating", total=len(sequences)):
             with torch.enable_grad(), WeightUses(weights, lambda use: sums[use.name].add(use)):
-                logits = _logits(model, row)
-            gradient = _logit_gradient(logits, row, positions, labels, generator)
+                output = logits(model, row)
+            gradient = _logit_gradient(output, row, positions, labels, generator)
             if not bool(gradient.isfinite().all()):
                 raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
-            logits.backward(gradient)
+            output.backward(gradient)
     found = checkpoint_factors(model, {name: sums[name].factors(total) for name in weights})
     return Calibration(
         importance={
@@ -122,37 +121,25 @@ def fisher(
     )
 
 
-def _logits(model: nn.Module, row: Int[Tensor, " length"]) -> Float[Tensor, "length vocabulary"]:
-    known = inspect.signature(model.forward).parameters
-    options = {"use_cache": False} if "use_cache" in known else {}
-    device = next(model.parameters()).device
-    logits = getattr(model(input_ids=row[None].to(device), **options), "logits", None)
-    if logits is None or logits.ndim != 3:
-        raise ModelError(
-            f"{type(model).__name__} predicts no tokens", "calibrate a language model, or use uniform sensitivity"
-        )
-    return logits[0]
-
-
 @torch.no_grad()
 def _logit_gradient(
-    logits: Float[Tensor, "length vocabulary"],
+    output: Float[Tensor, "length vocabulary"],
     row: Int[Tensor, " length"],
     positions: int,
     labels: Labels,
     generator: torch.Generator,
 ) -> Float[Tensor, "length vocabulary"]:
     """Gradient of the summed negative log-likelihood: the prediction minus the label's one-hot vector."""
-    gradient = torch.zeros_like(logits)
-    targets = row[len(row) - positions :].to(logits.device)
+    gradient = torch.zeros_like(output)
+    targets = row[len(row) - positions :].to(output.device)
     uniform = torch.rand(len(row), 1, generator=generator, dtype=torch.float64, device=generator.device)
     for start in range(0, positions, POSITIONS):
         part = slice(start, min(start + POSITIONS, positions))
-        probability = torch.softmax(logits[part].float(), dim=-1)
+        probability = torch.softmax(output[part].float(), dim=-1)
         if labels == "sampled":
             cumulative = probability.cumsum(-1, dtype=torch.float64)
-            drawn = uniform[part].to(logits.device) * cumulative[:, -1:]
-            label = torch.searchsorted(cumulative, drawn, right=True).clamp_max(logits.shape[-1] - 1)
+            drawn = uniform[part].to(output.device) * cumulative[:, -1:]
+            label = torch.searchsorted(cumulative, drawn, right=True).clamp_max(output.shape[-1] - 1)
         else:
             label = targets[part, None]
         gradient[part] = probability.scatter_add_(1, label, probability.new_full(label.shape, -1.0))
@@ -160,7 +147,7 @@ def _logit_gradient(
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def _undisturbed(model: Any) -> Iterator[None]:
     """Within, no parameter requires a gradient, dropout is off, and experts are looped over one by one."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training

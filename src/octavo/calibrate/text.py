@@ -73,10 +73,9 @@ def token_sequences(
     text: str | Path | Iterable[Path],
     length: int = 512,
     count: int = 16,
-    *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, "sequences length"]:
-    """Random windows of `text` that do not overlap, as token ids.
+    """Windows of `text` that do not overlap, as token ids.
 
     Tokens that the tokenizer puts around every text by itself (such as <bos>, or [CLS] and [SEP]) are put around every
     window and count in its length.
@@ -86,7 +85,7 @@ def token_sequences(
         text: the text, or where to read it.
         length: tokens a sequence.
         count: how many sequences at most: a short text gives fewer.
-        generator: chooses the windows.
+        generator: draws the windows at random; without one they are spread evenly over the text, in its order.
 
     Raises:
         ModelError: the text is shorter than one sequence, or cannot be read.
@@ -104,7 +103,11 @@ def token_sequences(
         raise ModelError(
             f"the text has {len(tokens)} tokens and one sequence needs {body}", "give more text or ask for shorter ones"
         )
-    chosen = torch.randperm(windows, generator=generator)[:count]
+    count = min(count, windows)
+    if generator is None:
+        chosen = torch.arange(count) * windows // count
+    else:
+        chosen = torch.randperm(windows, generator=generator)[:count]
     rows = tokens[: windows * body].view(windows, body)[chosen]
     sides = [torch.tensor(side, dtype=rows.dtype).expand(len(rows), -1) for side in (leading, trailing)]
     return torch.cat([sides[0], rows, sides[1]], dim=1)

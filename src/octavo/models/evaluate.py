@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
+from octavo.calibrate.running import logits, predicts_next
 from octavo.calibrate.text import heldout_text, token_sequences
 from octavo.measure.divergence import PositionBin, SequenceDivergence, compare, summarize
 from octavo.measure.layerwise import LayerNoise, LayerQuality, decoder_layers, recorded
@@ -139,29 +138,15 @@ def evaluate(
     )
 
 
-def logits(model: Any, row: Int[Tensor, " length"]) -> Float[Tensor, "length vocabulary"]:
-    """A model's logits on one sequence, without a cache or gradients.
-
-    Raises:
-        ModelError: the model has none.
-    """
-    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    with torch.inference_mode():
-        found = getattr(model(input_ids=row[None].to(model.device), **options), "logits", None)
-    if found is None or found.ndim != 3:
-        raise ModelError(f"{type(model).__name__} predicts no tokens", "give a language model")
-    return found[0]
-
-
+@torch.inference_mode()
 def _one(judged: Any, original: Any, row: Int[Tensor, " length"], noise: LayerNoise | None) -> SequenceDivergence:
-    with contextlib.ExitStack() as stack:
-        if noise is not None:
-            layers = [stack.enter_context(recorded(decoder_layers(x))) for x in (original, judged)]
+    if noise is None:
         expected, found = logits(original, row), logits(judged, row)
-        if noise is not None:
-            noise.add(*layers)
-    # A model that generates predicts the next token; any other, like BERT, the token at the position itself.
-    return compare(expected, found, row[1:] if original.can_generate() else row)
+    else:
+        with recorded(decoder_layers(original)) as clean, recorded(decoder_layers(judged)) as noisy:
+            expected, found = logits(original, row), logits(judged, row)
+        noise.add(clean, noisy)
+    return compare(expected, found, row[1:] if predicts_next(original) else row)
 
 
 def _loaded(model: str | Path | nn.Module) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ def quiet() -> Iterator[None]:
             from transformers.utils import logging as transformers_logging
 
             verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-            transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+            transformers_logging.set_verbosity(logging.CRITICAL)
             transformers_logging.disable_progress_bar()
             try:
                 yield

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EMBEDDED = '"smollm2-135m"'
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
@@ -19,12 +20,15 @@ def _blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda page: page.stem)
-def test_python_blocks_run(page: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(
+    page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each page's blocks run in order, in one namespace, the tiny model standing in for the embedded one."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, source in _blocks(page, "python"):
-        source = source.replace('"smollm2-135m"', repr(str(tiny_llama)))
+        if EMBEDDED in source:
+            source = source.replace(EMBEDDED, repr(str(request.getfixturevalue("tiny_llama"))))
         # Lines are padded so that a traceback points into the page.
         exec(compile("\n" * line + source, str(page), "exec"), namespace)
 

@@ -164,6 +164,8 @@ def test_links_and_make_targets_exist(page: Path) -> None:
     text = page.read_text()
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
     assert [link for link in links if not (page.parent / link).exists()] == []
+    named = re.findall(r"`([\w/]+/[\w/]*\w\.(?:py|toml|txt))`", text)
+    assert [path for path in named if not any((base / path).exists() for base in (ROOT, ROOT / "src" / "octavo"))] == []
     targets = re.findall(r"\bmake ([a-z]+)`", text)
     makefile = (ROOT / "Makefile").read_text()
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []

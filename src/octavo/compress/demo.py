@@ -43,7 +43,7 @@ SUBJECT = (
 )
 PROMPT = "The first thing a traveler notices about the old library is"
 SAMPLE_TOKENS = 48
-MEASURED_TENSORS, MEASURED_TOKENS = 36, 256
+MEASURED_TENSORS, MEASURED_TOKENS = 24, 192
 
 
 class Stored(Protocol):

@@ -18,7 +18,6 @@ from octavo.hub.hook import install as _install
 
 if TYPE_CHECKING:
     from octavo.base.errors import OctavoError
-    from octavo.compress import compress
     from octavo.formats import Format, Importance, QuantizedTensor, parse
     from octavo.hub.export import export
     from octavo.hub.generate import generate
@@ -32,7 +31,6 @@ _HOMES = {
     "Importance": "octavo.formats",
     "OctavoError": "octavo.base.errors",
     "QuantizedTensor": "octavo.formats",
-    "compress": "octavo.compress",
     "evaluate": "octavo.models.evaluate",
     "export": "octavo.hub.export",
     "generate": "octavo.hub.generate",
@@ -55,6 +53,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compress":
+        # The room itself, which can be called: importing it makes it an attribute of this package anyway.
+        return importlib.import_module("octavo.compress")
     if name not in _HOMES:
         raise AttributeError(f"module 'octavo' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -63,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})
 
 
 _install()

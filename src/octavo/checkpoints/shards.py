@@ -29,6 +29,12 @@ class Shard:
     def entries(self) -> dict[str, Entry]:
         return {name: piece.entries[name] for name, piece in self.sources.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the file, header and all."""
+        entries = self.entries
+        return len(header_bytes(entries, _METADATA)[0]) + sum(entry.nbytes for entry in entries.values())
+
 
 def plan_shards(pieces: Mapping[str, SafetensorsFile], max_bytes: int) -> tuple[Shard, ...]:
     """Fill shards greedily in the order of the tensors' names; the parts of a tensor stay together.

@@ -90,6 +90,11 @@ class CheckpointWriter:
         """Whether an earlier run made OUT and was killed while cleaning up; `finish` then only cleans up."""
         return self._finished
 
+    @property
+    def nbytes(self) -> int:
+        """What the safetensors files would come to if nothing more were written, headers and all."""
+        return sum(shard.nbytes for shard in plan_shards(self._pieces, self._max_shard_bytes))
+
     def done(self, name: str) -> bool:
         """Whether tensor `name` is written already."""
         return self._finished or name in self._pieces

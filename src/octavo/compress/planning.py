@@ -1,0 +1,250 @@
+"""From a checkpoint and a budget to a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.base.errors import BudgetError, FormatError
+from octavo.base.progress import Progress
+from octavo.checkpoints import Checkpoint
+from octavo.compress.allocation import choose
+from octavo.compress.menu import MENU
+from octavo.compress.plan import BudgetOf, Plan, PlanEntry
+from octavo.compress.selection import Selection
+from octavo.compress.sensitivity import Sensitivity
+from octavo.compress.water_filling import Weighted, find_level
+from octavo.formats import Format, Importance
+from octavo.formats.entropy_coded import resident_bits, separable_steps
+from octavo.formats.format import matrix_shape
+
+HEADER_BITS = 8 * 160
+"""Bits that a quantized tensor's entries take in the file's header, at most."""
+
+SAMPLE = 1 << 17
+"""Weights of each tensor that candidate formats are tried on."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a plan is for.
+
+    Attributes:
+        checkpoint: the model.
+        selection: which of its tensors are quantized.
+        sensitivity: how much they matter.
+        jobs: tensors worked on at once, as far as together they are no larger than the largest.
+        progress: told how far it is.
+    """
+
+    checkpoint: Checkpoint
+    selection: Selection
+    sensitivity: Sensitivity
+    jobs: int
+    progress: Progress
+
+    def read(self, name: str) -> tuple[Tensor, Importance]:
+        """A tensor and its importance.
+
+        Raises:
+            FormatError: it has a NaN or an infinity.
+        """
+        tensor = self.checkpoint.read(name)
+        square = mean_square(tensor)
+        if not np.isfinite(square):
+            raise FormatError(f"{name} has NaN or infinite weights", "repair the checkpoint, or --exclude the tensor")
+        return tensor, self.sensitivity.of(name, tuple(tensor.shape), square)
+
+    def map(self, work: Callable[[str], T], description: str, names: Sequence[str] | None = None) -> Iterator[T]:
+        """`work` on every quantized tensor, in order, several at once where memory allows."""
+        names = self.selection.quantized if names is None else names
+        sizes = {name: prod(self.selection.shapes[name]) for name in names}
+        largest = max((prod(self.selection.shapes[name]) for name in self.selection.quantized), default=0)
+        tracked = iter(self.progress.track(names, description, total=len(names)))
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for batch in batches(names, sizes, largest):
+                running = [pool.submit(work, next(tracked)) for _ in batch]
+                for future in running:
+                    yield future.result()
+        for _ in tracked:
+            pass
+
+
+def batches(names: Sequence[str], sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
+    """Consecutive names, as many at a time as together do not exceed `limit`."""
+    batch: list[str] = []
+    for name in names:
+        if batch and sum(sizes[other] for other in batch) + sizes[name] > limit:
+            yield batch
+            batch = []
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def mean_square(tensor: Tensor) -> float:
+    """Mean square in float64, without a copy of the tensor; NaN or infinite where an element is."""
+    flat = tensor.reshape(-1)
+    total = 0.0
+    for chunk in flat.split(1 << 22):
+        total += float(chunk.float().square().sum(dtype=torch.float64))
+    return total / max(1, flat.numel())
+
+
+def default_jobs() -> int:
+    return os.cpu_count() or 1
+
+
+def budget_bits(bits: float | None, size: int | None, selection: Selection) -> int:
+    """The budget in bits, from an average per weight or a size in bytes.
+
+    Raises:
+        BudgetError: it is not positive, or what is kept exceeds it already.
+    """
+    if bits is not None and not (np.isfinite(bits) and bits > 0):
+        raise BudgetError(f"a budget of {bits} bits is impossible", "give a positive number, e.g. --bits 3.0")
+    budget = int(bits * selection.counted) if bits is not None else 8 * (size or 0)
+    if budget <= selection.kept_bits:
+        raise BudgetError(
+            f"norms and biases alone take {selection.kept_bits / 8e6:.2f} MB of a budget of {budget / 8e6:.2f} MB",
+            "raise the budget",
+        )
+    return budget
+
+
+def water_filled_plan(subject: Subject, budget: int) -> Plan:
+    """One grid over the whole model, its common step the finest that the budget of stored bits allows."""
+    selection = subject.selection
+
+    def weighted(name: str) -> Weighted:
+        tensor, importance = subject.read(name)
+        rows, columns = matrix_shape(tuple(tensor.shape))
+        return Weighted(name, tensor.reshape(rows, columns).float().numpy(), separable_steps(importance, rows, columns))
+
+    shapes = {name: selection.shapes[name] for name in selection.quantized}
+    overhead = selection.kept_bits + HEADER_BITS * len(selection.quantized)
+    level = find_level(
+        lambda work, description: subject.map(lambda name: work(weighted(name)), description), shapes, budget - overhead
+    )
+    text = f"grid(step={level.step!r}) separable ans"
+    entries = tuple(
+        PlanEntry(
+            name, shape, text, level.bits[name] / prod(shape), resident_bits(shape) / prod(shape), level.loss[name]
+        )
+        for name, shape in shapes.items()
+    )
+    return Plan(
+        entries,
+        budget,
+        "file",
+        selection.counted,
+        selection.kept_bits,
+        step=level.step,
+        uniform_loss=level.uniform_loss,
+        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
+    )
+
+
+def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menu: Sequence[str] = MENU) -> Plan:
+    """The best choice of one fixed-width format of the menu for each tensor.
+
+    Raises:
+        BudgetError: the smallest formats of the menu exceed the budget.
+    """
+    selection = subject.selection
+    formats = [Format.parse(text) for text in menu]
+    names = selection.quantized
+    overhead = selection.kept_bits + (HEADER_BITS * len(names) if budget_of == "file" else 0)
+    sizes = [[format.stored_bits(selection.shapes[name]) for format in formats] for name in names]
+    losses = list(subject.map(lambda name: _losses(subject, name, formats), "trying formats"))
+    chosen = choose(sizes, losses, budget - overhead)
+    uniform = [
+        sum(options[index] for options in losses)
+        for index in range(len(formats))
+        if sum(options[index] for options in sizes) <= budget - overhead
+    ]
+    entries = tuple(
+        PlanEntry(
+            name,
+            selection.shapes[name],
+            menu[pick],
+            sizes[item][pick] / prod(selection.shapes[name]),
+            sizes[item][pick] / prod(selection.shapes[name]),
+            losses[item][pick],
+        )
+        for item, (name, pick) in enumerate(zip(names, chosen.picks, strict=True))
+    )
+    return Plan(
+        entries,
+        budget,
+        budget_of,
+        selection.counted,
+        selection.kept_bits,
+        uniform_loss=min(uniform, default=float("nan")),
+        gap=chosen.gap,
+        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
+    )
+
+
+def fixed_format_plan(subject: Subject, text: str) -> Plan:
+    """The same format for every tensor, no budget."""
+    format = Format.parse(text)
+    selection = subject.selection
+
+    def entry(name: str) -> PlanEntry:
+        shape = selection.shapes[name]
+        tensor, importance = subject.read(name)
+        sample, weight, factor = sampled_rows(tensor, importance)
+        if format.code == "fixed":
+            file_bits = resident = format.bits(shape)
+        else:
+            quantized = format.quantize(sample, weight)
+            file_bits = quantized.bits_per_weight
+            resident = (
+                resident_bits(shape) / prod(shape)
+                if format.levels is None
+                else replace(format, code="fixed").bits(shape)
+            )
+        return PlanEntry(name, shape, str(format), file_bits, resident, factor * _loss(format, sample, weight))
+
+    entries = tuple(subject.map(entry, "planning"))
+    plan = Plan(
+        entries,
+        None,
+        "file",
+        selection.counted,
+        selection.kept_bits,
+        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
+    )
+    return replace(plan, uniform_loss=plan.predicted_loss)
+
+
+def sampled_rows(tensor: Tensor, importance: Importance) -> tuple[Tensor, Importance, float]:
+    """Evenly spaced rows of a tensor as a matrix, their importance, and how many times larger the whole is."""
+    rows, columns = matrix_shape(tuple(tensor.shape))
+    matrix = tensor.reshape(rows, columns)
+    count = min(rows, max(16, SAMPLE // columns))
+    picked = torch.linspace(0, rows - 1, count).long()
+    return matrix[picked].float(), Importance(importance.row[picked], importance.column), rows / count
+
+
+def _losses(subject: Subject, name: str, formats: Sequence[Format]) -> list[float]:
+    tensor, importance = subject.read(name)
+    sample, weight, factor = sampled_rows(tensor, importance)
+    return [factor * _loss(format, sample, weight) for format in formats]
+
+
+def _loss(format: Format, matrix: Tensor, importance: Importance) -> float:
+    """Half the importance-weighted squared error: the predicted KL divergence in nats per token."""
+    error = (format.fake_quantize(matrix, importance) - matrix).square()
+    return 0.5 * float(importance.row @ (error @ importance.column))

@@ -1,0 +1,103 @@
+"""How much each tensor's weights matter: the Fisher information of a calibration text, and a prior where it is silent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+
+import torch
+
+from octavo.base.progress import Progress
+from octavo.calibrate.fisher import fisher
+from octavo.calibrate.text import default_text, token_sequences
+from octavo.formats import Importance
+from octavo.models import load_language_model
+
+LENGTH, COUNT = 512, 32
+"""Tokens a calibration sequence, and sequences."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Importance by tensor name.
+
+    Attributes:
+        importance: what calibration found; empty where the sensitivity is uniform.
+        unreached: matrices that no calibration token reached.
+        tokens: calibration tokens.
+    """
+
+    importance: Mapping[str, Importance]
+    unreached: tuple[str, ...] = ()
+    tokens: int = 0
+
+    @property
+    def coverage(self) -> str | None:
+        """One line on what calibration did not see; None where it saw everything."""
+        if not self.unreached:
+            return None
+        return (
+            f"{len(self.unreached)} tensors were reached by none of the {self.tokens} calibration tokens and got the "
+            f"typical importance of their kind: {', '.join(self.unreached[:3])}{' …' if len(self.unreached) > 3 else ''}"
+        )
+
+    def of(self, name: str, shape: tuple[int, ...], mean_square: float) -> Importance:
+        """Importance of a tensor, in nats per token per squared weight.
+
+        A calibrated tensor has its own; one that no token reached has the geometric mean of those whose names differ in
+        numbers only (other layers, other experts), or of all. Without calibration, a relative error counts the same in
+        every weight of the model.
+        """
+        found = self.importance.get(name)
+        if found is not None:
+            return found
+        rows, columns = max(1, int(torch.tensor(shape[:-1]).prod())), shape[-1]
+        level = 1 / max(mean_square, 1e-30)
+        if self.importance:
+            kind = _kind(name)
+            alike = [v for other, v in self.importance.items() if _kind(other) == kind] or list(
+                self.importance.values()
+            )
+            level = exp(sum(log(max(value.mean, 1e-30)) for value in alike) / len(alike))
+        return Importance(torch.full((rows,), level), torch.ones(columns))
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def calibrate(
+    source: str | Path, calibration: str | Path | None, seed: int, device: str, progress: Progress
+) -> Sensitivity:
+    """Fisher importance of every matrix of a language model. Loads the whole model in float32.
+
+    Args:
+        source: the model.
+        calibration: a text file; the default is a text that every Python has.
+        seed: draws the sequences and their labels.
+        device: where the model runs.
+        progress: told how far it is.
+
+    Raises:
+        ModelError: the model predicts no tokens, has no tokenizer, or the text is too short.
+    """
+    from octavo.base.errors import ModelError
+
+    model, tokenizer = load_language_model(source)
+    if tokenizer is None:
+        raise ModelError(f"{source} has no tokenizer to calibrate with", "use --sensitivity uniform")
+    generator = torch.Generator().manual_seed(seed)
+    text = default_text() if calibration is None else Path(calibration)
+    sequences = token_sequences(tokenizer, text, LENGTH, COUNT, generator=generator)
+    return measure(model.to(device), sequences, generator, progress)
+
+
+def measure(
+    model: torch.nn.Module, sequences: torch.Tensor, generator: torch.Generator, progress: Progress
+) -> Sensitivity:
+    """The sensitivity that given token sequences show."""
+    found = fisher(model, sequences, generator=generator, progress=progress)
+    return Sensitivity(found.importance, found.unreached, found.total)

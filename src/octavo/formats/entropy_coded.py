@@ -1,0 +1,347 @@
+"""Entropy-coded tensors: water-filled and plain uniform grids, and the codes of any codebook, as real bit streams.
+
+The one part of a grid, `coded` (uint8), holds, little endian:
+
+| bytes | content |
+|---|---|
+| 1 | version, 1 |
+| 1 | context width in quarter octaves: 1, 2 or 4 |
+| 4 | POINTS signed bytes: index ±k stands for ±(k - byte/128) steps, k = 1 … 4 |
+| 4 | the step, float32 |
+| 8 | four int16 origins: the least row step, column step, row scale, column scale (quarter octaves) |
+| 4 | uint32: bytes of the side tables |
+| 4 | uint32: bytes of the tables |
+| 4 | uint32: words of the side block |
+| 4 | uint32: blocks |
+| … | side tables; tables (octavo.formats.coding.ans) |
+| 4 each | uint32 words of each block |
+| … | words of the side block: all rows' steps, columns' steps, rows' scales, columns' scales, each less its origin |
+| … | words of the blocks, a block being max(1, 2^17 // columns) rows |
+
+For codebook elements `coded` takes the place of `codes`: version, three zero bytes, uint32 bytes of the table, uint32
+blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
+
+A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has one byte a weight
+(grids) or fixed-width codes (codebooks).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo import kernels
+from octavo.base.errors import CheckpointError, FormatError
+from octavo.formats import fixed_width, grid_codes
+from octavo.formats.coding import ans, scale_context
+from octavo.formats.elements.grid import Grid as GridElement
+from octavo.formats.format import Format, matrix_shape
+from octavo.formats.grid_codes import Grid, Steps
+from octavo.formats.importance import Importance
+from octavo.formats.scaling import block_statistic
+from octavo.formats.tensor import QuantizedTensor
+
+VERSION = 1
+CODES = 1 << 17
+"""Codes to a block of an entropy-coded codebook format."""
+
+_HEADER = struct.Struct("<BB4bf4hIIII")
+_CODES_HEADER = struct.Struct("<BxxxII")
+
+
+def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> QuantizedTensor:
+    """The coded parts of a tensor (see `Format.quantize`).
+
+    Raises:
+        FormatError: a weight is NaN or infinite, the importance has another shape, or grids are asked for something
+            they have not (blocks, outliers).
+    """
+    if not isinstance(format.element, GridElement):
+        return _code_codes(format, fixed_width.quantize(replace(format, code="fixed"), weights, importance))
+    grid, matrix = grid_of(format, weights, importance)
+    coded = encode_grid(matrix, grid)
+    return QuantizedTensor(format, tuple(weights.shape), {"coded": torch.from_numpy(coded)})
+
+
+def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
+    """The tensor behind stored or resident parts, float32.
+
+    Raises:
+        CheckpointError: the stream is damaged.
+    """
+    if "coded" in quantized.parts:
+        return resident(quantized).dequantize()
+    parts = quantized.parts
+    codes = parts["codes"]
+    row = torch.from_numpy(1 / scale_context.power(parts["row_step"].cpu().numpy())).to(codes.device)
+    column = torch.from_numpy(1 / scale_context.power(parts["column_step"].cpu().numpy())).to(codes.device)
+    values = kernels.separable_dequantize(codes, row, column * parts["step"], parts["points"])
+    return values.view(quantized.shape)
+
+
+def resident(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The form that is kept in memory: grid indices in int8 with their steps, or fixed-width codes.
+
+    Raises:
+        CheckpointError: the stream is damaged.
+    """
+    rows, columns = matrix_shape(quantized.shape)
+    coded = quantized.parts["coded"].cpu().numpy()
+    if not isinstance(quantized.format.element, GridElement):
+        others = {name: part for name, part in quantized.parts.items() if name != "coded"}
+        levels = quantized.format.levels
+        assert levels is not None
+        codes = torch.from_numpy(_decode_codes(coded, rows * columns, levels))
+        return QuantizedTensor(
+            replace(quantized.format, code="fixed"), quantized.shape, {"codes": kernels.pack(codes, levels), **others}
+        )
+    return QuantizedTensor(quantized.format, quantized.shape, _decode_grid(coded, rows, columns))
+
+
+def resident_bits(shape: tuple[int, ...]) -> int:
+    """Bits of a grid's resident form."""
+    rows, columns = matrix_shape(shape)
+    points = 2 * grid_codes.POINTS + 1
+    return 8 * rows * columns + 16 * (rows + columns) + 32 * (1 + points)
+
+
+def grid_of(
+    format: Format, weights: Float[Tensor, "..."], importance: Importance | None
+) -> tuple[Grid, NDArray[np.float32]]:
+    """The grid that a format lays over a tensor, and the tensor as a float32 matrix.
+
+    Raises:
+        FormatError: as for `quantize`.
+    """
+    element, scaling = format.element, format.scaling
+    assert isinstance(element, GridElement)
+    if format.outliers or scaling.block is not None:
+        raise FormatError(f"{format} is impossible", "grids take tensor, channel or separable scales and no outliers")
+    rows, columns = matrix_shape(tuple(weights.shape))
+    matrix = weights.detach().reshape(rows, columns).float().cpu()
+    scales = block_statistic(matrix, replace_scaling(format))  # refuses NaN and infinity
+    values = matrix.numpy()
+    if scaling.granularity == "separable":
+        unit = separable_steps(importance, rows, columns)
+    else:
+        inverse = 1 / scales.clamp_min(torch.finfo(torch.float32).tiny).flatten().numpy()
+        row = scale_context.quarter_log2(np.broadcast_to(inverse, rows))
+        unit = Steps(1.0, row, np.zeros(columns, np.int16))
+    if element.step is not None:
+        return grid_codes.scaled_grid(values, replace(unit, step=element.step)), values
+    assert element.rate is not None
+    return _grid_at(values, unit, element.rate), values
+
+
+def replace_scaling(format: Format):
+    """The scaling whose statistic a grid's step is a multiple of."""
+    scaling = format.scaling
+    if scaling.granularity != "separable":
+        return scaling
+    return replace(scaling, granularity="tensor", statistic="rms", scale="fp32")
+
+
+def separable_steps(importance: Importance | None, rows: int, columns: int) -> Steps:
+    """Steps in inverse proportion to the square root of the importance; all alike where there is none.
+
+    Raises:
+        FormatError: the importance has another shape or is not finite and positive.
+    """
+    if importance is None:
+        return Steps(1.0, np.zeros(rows, np.int16), np.zeros(columns, np.int16))
+    if len(importance.row) != rows or len(importance.column) != columns:
+        raise FormatError(
+            f"the importance is {len(importance.row)} x {len(importance.column)}, the tensor {rows} x {columns}",
+            "calibrate this very model",
+        )
+    damped = importance.damped()
+    row, column = (f.double().sqrt().cpu().numpy() for f in (damped.row, damped.column))
+    if not (np.isfinite(row).all() and np.isfinite(column).all() and row.min() > 0 and column.min() > 0):
+        raise FormatError("the importance is not finite and positive", "calibrate on another text")
+    return Steps(
+        1.0,
+        grid_codes.bounded(scale_context.quarter_log2(row)),
+        grid_codes.bounded(scale_context.quarter_log2(column)),
+    )
+
+
+def side_bits(grid: Grid) -> float:
+    """Bits of everything in `coded` but the tables and the grid's indices."""
+    _, tables, integers, contexts = _side(grid)
+    used = [np.bincount(integers[contexts == context]) for context in range(4)]
+    costs = [table.cost(counts) for table, counts in zip(tables, used, strict=True) if table is not None]
+    blocks = sum(1 for _ in grid.chunks())
+    # A block ends on a whole word, and its coder's state is one word longer than its information.
+    spare = 32 + 48 * (blocks + 1)
+    return 8 * (_HEADER.size + len(ans.pack_tables(tables))) + spare + sum(costs) + 32 * blocks
+
+
+def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
+    """The finest grid whose code, all counted, stays within `rate` bits a weight.
+
+    Raises:
+        FormatError: no step does.
+    """
+
+    def bits(logarithm: float) -> tuple[float, Grid]:
+        grid = grid_codes.scaled_grid(values, replace(unit, step=float(np.float32(2.0**logarithm))))
+        _, _, coded = grid_codes.take_census(values, grid).best_tables()
+        return (coded + side_bits(grid)) / values.size, grid
+
+    scale = float(np.sqrt(np.mean(np.square(values * unit.row_inverse[:, None]), dtype=np.float64)))
+    high = np.log2(max(scale, 1e-30)) + 2.05 - rate  # the entropy of a normal variable on a fine grid
+    low = high
+    while bits(high)[0] > rate:
+        low, high = high, high + 1
+        if high > low + 1 or high > 120 + np.log2(max(scale, 1e-30)):
+            break
+    if low == high:
+        low = high - 1
+        while bits(low)[0] <= rate and low > high - 24:
+            low, high = low - 1, low
+    best = bits(high)
+    if best[0] > rate:
+        raise FormatError(f"{values.size} weights do not fit into {rate} bits each", "ask for more bits")
+    for _ in range(10):
+        middle = (low + high) / 2
+        trial = bits(middle)
+        if trial[0] <= rate:
+            best, high = trial, middle
+        else:
+            low = middle
+    return best[1]
+
+
+def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
+    """The bytes of a matrix on a grid; the layout stands at the top of this file."""
+    census = grid_codes.take_census(matrix, grid)
+    width, tables, _ = census.best_tables()
+    blocks = []
+    for rows in grid.chunks():
+        index, context, _ = grid.indices(matrix[rows], rows)
+        blocks.append(ans.encode(index.ravel(), context.ravel() // width, tables))
+    origins, side_tables, integers, contexts = _side(grid)
+    side = ans.encode(integers, contexts, side_tables)
+    packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
+    shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
+    header = _HEADER.pack(
+        VERSION, width, *shortfall, grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(blocks)
+    )
+    lengths = np.array([len(block) for block in blocks], dtype="<u4")
+    words = np.concatenate([side, *blocks]).astype("<u4")
+    pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.view(np.uint8), words.view(np.uint8)]
+    return np.concatenate(pieces)
+
+
+def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int32], NDArray[np.uint8]]:
+    """Origins, tables, integers and contexts of the side block."""
+    vectors = [grid.steps.row, grid.steps.column, grid.row_scale, grid.column_scale]
+    origins = [int(vector.min()) for vector in vectors]
+    integers = [vector.astype(np.int32) - origin for vector, origin in zip(vectors, origins, strict=True)]
+    tables: list[ans.Table | None] = [ans.fit_table(np.bincount(vector), symmetric=False) for vector in integers]
+    contexts = np.repeat(np.arange(4, dtype=np.uint8), [len(vector) for vector in vectors])
+    return origins, tables, np.concatenate(integers), contexts
+
+
+def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str, Tensor]:
+    if len(coded) < _HEADER.size:
+        raise _damaged()
+    version, width, *rest = _HEADER.unpack(coded[: _HEADER.size].tobytes())
+    shortfall, step, origins = rest[:4], rest[4], rest[5:9]
+    side_table_bytes, table_bytes, side_words, count = rest[9:]
+    if version != VERSION:
+        raise CheckpointError(f"the coded tensor has version {version}", f"this octavo reads version {VERSION}")
+    height = max(1, grid_codes.CHUNK // columns)
+    if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
+        raise _damaged()
+    packed_side, packed, lengths, words = _sections(coded[_HEADER.size :], side_table_bytes, table_bytes, 4 * count)
+    lengths = lengths.view("<u4").astype(np.int64)
+    if len(words) != 4 * (side_words + int(lengths.sum())):
+        raise _damaged()
+    words = words.view("<u4")
+    sides = [rows, columns, rows, columns]
+    contexts = np.repeat(np.arange(4, dtype=np.uint8), sides)
+    side = ans.decode(words[:side_words], contexts, ans.unpack_tables(packed_side, 4, symmetric=False))
+    vectors = np.split(side, np.cumsum(sides)[:-1])
+    row, column, row_scale, column_scale = (
+        (vector + origin).astype(np.int16) for vector, origin in zip(vectors, origins, strict=True)
+    )
+    tables = ans.unpack_tables(packed, scale_context.FINEST // width)
+    codes = np.empty((rows, columns), dtype=np.int8)
+    start = side_words
+    for block, length in enumerate(lengths):
+        part = slice(block * height, min((block + 1) * height, rows))
+        context = scale_context.contexts(row_scale[part], column_scale, width)
+        index = ans.decode(words[start : start + length], context.ravel(), tables).reshape(context.shape)
+        if max(-int(index.min()), int(index.max())) > grid_codes.LARGEST:
+            raise _damaged()
+        codes[part] = index
+        start += length
+    points = np.arange(-grid_codes.POINTS, grid_codes.POINTS + 1, dtype=np.float32)
+    offsets = np.array(shortfall, dtype=np.float32) / 128
+    points += np.concatenate([offsets[::-1], [0], -offsets]).astype(np.float32)
+    return {
+        "codes": torch.from_numpy(codes),
+        "row_step": torch.from_numpy(row),
+        "column_step": torch.from_numpy(column),
+        "step": torch.tensor([step], dtype=torch.float32),
+        "points": torch.from_numpy(points),
+    }
+
+
+def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:
+    levels = format.levels
+    assert levels is not None
+    parts = dict(fixed.parts)
+    codes = kernels.unpack(parts.pop("codes"), levels, fixed.numel).cpu().numpy().astype(np.int32)
+    tables: list[ans.Table | None] = [ans.fit_table(np.bincount(codes), symmetric=False)]
+    pieces = [codes[start : start + CODES] for start in range(0, len(codes), CODES)]
+    blocks = [ans.encode(piece, np.zeros(len(piece), np.uint8), tables) for piece in pieces]
+    packed = ans.pack_tables(tables)
+    header = _CODES_HEADER.pack(VERSION, len(packed), len(blocks))
+    lengths = np.array([len(block) for block in blocks], dtype="<u4")
+    words = np.concatenate(blocks).astype("<u4")
+    coded = np.concatenate([np.frombuffer(header, np.uint8), packed, lengths.view(np.uint8), words.view(np.uint8)])
+    return QuantizedTensor(format, fixed.shape, {"coded": torch.from_numpy(coded), **parts})
+
+
+def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[np.uint8]:
+    if len(coded) < _CODES_HEADER.size:
+        raise _damaged()
+    version, table_bytes, blocks = _CODES_HEADER.unpack(coded[: _CODES_HEADER.size].tobytes())
+    if version != VERSION or blocks != -(-count // CODES):
+        raise _damaged()
+    packed, lengths, words = _sections(coded[_CODES_HEADER.size :], table_bytes, 4 * blocks)
+    lengths = lengths.view("<u4").astype(np.int64)
+    if len(words) != 4 * int(lengths.sum()):
+        raise _damaged()
+    words = words.view("<u4")
+    tables = ans.unpack_tables(packed, 1, symmetric=False)
+    out = np.empty(count, dtype=np.uint8)
+    start = 0
+    for block, length in enumerate(lengths):
+        piece = out[block * CODES : (block + 1) * CODES]
+        decoded = ans.decode(words[start : start + length], np.zeros(len(piece), np.uint8), tables)
+        if decoded.max() >= levels:
+            raise _damaged()
+        piece[:] = decoded
+        start += length
+    return out
+
+
+def _sections(data: NDArray[np.uint8], *sizes: int) -> list[NDArray[np.uint8]]:
+    """Cut data into sections of the given sizes and the rest, each a copy so that it is aligned."""
+    if sum(sizes) > len(data):
+        raise _damaged()
+    bounds = np.cumsum(sizes)
+    return [section.copy() for section in np.split(data, bounds)]
+
+
+def _damaged() -> CheckpointError:
+    return CheckpointError("an entropy-coded tensor is damaged", "fetch the checkpoint, or compress the model, again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -164,3 +165,41 @@ def test_two_level_scales_cost_half_and_lose_little() -> None:
     plain = loss("cbrt-normal@4 b64 search:bf16", weights, None)
     assert loss("cbrt-normal@4 b64 search:s8", weights, None) < 1.01 * plain
     assert loss("cbrt-normal@4 b64 search:e4m3", weights, None) < 1.10 * plain
+
+
+KNOWN = {
+    "normal": {
+        "cbrt-normal@4 b64 absmax:bf16": 0.0891,
+        "cbrt-normal(variant=asymmetric)@4 b64 absmax:bf16": 0.0897,
+        "cbrt-normal@4 b64 signmax:bf16": 0.0876,
+        "nf4 b64 absmax:bf16": 0.0920,
+        "int(levels=15) b64 absmax:bf16": 0.1076,
+        "e2m1 b64 absmax:bf16": 0.1057,
+    },
+    "t": {
+        "cbrt-t(df=5)@4 b64 absmax:bf16": 0.1017,
+        "cbrt-t(df=5,variant=asymmetric)@4 b64 absmax:bf16": 0.1025,
+        "cbrt-t(df=5)@4 b64 signmax:bf16": 0.1009,
+        "nf4 b64 absmax:bf16": 0.1047,
+        "int(levels=15) b64 absmax:bf16": 0.1459,
+        "e2m1 b64 absmax:bf16": 0.1124,
+    },
+}
+"""Root of relative squared error of 4-bit formats on normal data and on Student-t data of 5 degrees of freedom."""
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, Tensor]:
+    draws = np.random.default_rng(3)
+    shape = (512, 1024)
+    return {
+        "normal": torch.from_numpy(draws.standard_normal(shape)).float(),
+        "t": torch.from_numpy(draws.standard_t(5, shape)).float(),
+    }
+
+
+@pytest.mark.parametrize(("family", "text"), [(family, text) for family in KNOWN for text in KNOWN[family]])
+def test_errors_are_the_known_ones(family: str, text: str, samples: dict[str, Tensor]) -> None:
+    weights = samples[family]
+    relative = (parse(text).fake_quantize(weights) - weights).norm() / weights.norm()
+    assert float(relative) == pytest.approx(KNOWN[family][text], rel=0.015)

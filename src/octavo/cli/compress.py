@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,7 +111,7 @@ def compress(
         f"{result.out}: {format_size(result.file_bytes)}, {result.file_bits_per_weight:.3f} bits/weight stored, "
         f"{result.resident_bits_per_weight:.3f} in memory, {result.seconds:.0f} s"
     )
-    say(f"predicted loss {made.predicted_loss:.4f} nats/token; the best uniform plan: {made.uniform_loss:.4f}")
+    say(_losses(made))
     if result.coverage:
         say(result.coverage)
 
@@ -138,4 +139,12 @@ def _print_plan(plan: Plan) -> None:
     ]
     heads = ("tensor", "shape", "format", "bits stored", "bits in memory", "predicted loss")
     print_table(heads, rows, left=(0, 1, 2))
-    say(f"predicted loss {plan.predicted_loss:.4f} nats/token; the best uniform plan: {plan.uniform_loss:.4f}")
+    say(f"{plan.file_bits:.3f} bits/weight stored, {plan.resident_bits:.3f} in memory")
+    say(_losses(plan))
+
+
+def _losses(plan: Plan) -> str:
+    # Only the Fisher information gives losses a unit; a fixed format has nothing to be compared with.
+    unit = " nats/token" if plan.sensitivity != "uniform" else " (squared error)"
+    line = f"predicted loss {plan.predicted_loss:.4g}{unit}"
+    return line if math.isnan(plan.uniform_loss) else f"{line}; the best uniform plan: {plan.uniform_loss:.4g}"

@@ -1,9 +1,9 @@
 """Sharing out bits: the continuous optimum in closed form, and the discrete choice with a bound on what it misses.
 
-Minimizing Σ N_t F_t σ_t² 2^(-2 b_t) under Σ N_t b_t = b̄ Σ N_t gives b_t = b0 + log2 σ_t + ½ log2 F_t (arXiv 2505.12988,
-section on allocation). Real formats have a few sizes each: the choice among them is a multiple-choice knapsack, solved
-by a Lagrangian sweep over each tensor's lower convex hull and a greedy use of what is left; the dual bound tells how far
-from the optimum the result can be.
+Minimizing Σ N_t F_t σ_t² 2^(-2 b_t) under Σ N_t b_t = b̄ Σ N_t gives b_t = b0 + log2 σ_t + ½ log2 F_t (arXiv
+2505.12988, section on allocation). Real formats have a few sizes each: the choice among them is a multiple-choice
+knapsack, solved by a Lagrangian sweep and a greedy use of what is left; the dual bound tells how far from the optimum
+the result can be.
 """
 
 from __future__ import annotations

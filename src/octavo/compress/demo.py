@@ -217,7 +217,7 @@ def _result(
         perplexity=loss["perplexity"],
         seconds=facts["seconds"],
         predicted_loss=plan.predicted_loss,
-        uniform_loss=plan.uniform_loss,
+        uniform_loss=plan.uniform_loss if math.isfinite(plan.uniform_loss) else None,
         coverage=facts["coverage"],
         sample=_sample(demo, model, key),
         tensors=tensors,

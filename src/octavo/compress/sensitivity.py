@@ -1,4 +1,4 @@
-"""How much each tensor's weights matter: the Fisher information of a calibration text, and a prior where it is silent."""
+"""How much each tensor's weights matter: the Fisher information of a text, and a prior where the text is silent."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Sensitivity:
         """One line on what calibration did not see; None where it saw everything."""
         if not self.unreached:
             return None
+        names = ", ".join(self.unreached[:3]) + (" …" if len(self.unreached) > 3 else "")
         return (
             f"{len(self.unreached)} tensors were reached by none of the {self.tokens} calibration tokens and got the "
-            f"typical importance of their kind: {', '.join(self.unreached[:3])}{' …' if len(self.unreached) > 3 else ''}"
+            f"typical importance of their kind: {names}"
         )
 
     def of(self, name: str, shape: tuple[int, ...], mean_square: float) -> Importance:

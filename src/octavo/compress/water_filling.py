@@ -5,7 +5,7 @@ common step, trades bits for loss everywhere at the same price. A sample of ever
 the step; one exact count of all tensors at the step found corrects what the sample missed. No rule is needed for how
 many bits a tensor gets.
 
-The alternative to be beaten is the best uniform plan: the same rate for every tensor. Both are read off the same curves.
+The alternative to be beaten is the uniform plan, the same rate for every tensor; it is read off the same curves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Context-modeled entropy coding of integers: bit exact, in independently decodable blocks, on constriction's ANS coder.
+"""Context-modeled entropy coding of integers: bit exact, in independent blocks, on constriction's ANS coder.
 
 Every integer has a *context*, a small number that both sides know beforehand (here: the bin of its predicted scale).
 All integers of one context share a frequency table. The tables are part of the file, so that decoding needs no

@@ -2,8 +2,8 @@
 
 With an entropy coder behind it, the best scalar quantizer at moderate rate is a uniform grid, and the best step of
 weight (i, j) is inversely proportional to the square root of its sensitivity F_ij = r_i c_j (reverse water-filling):
-every weight then costs the same expected loss, and unimportant weights cost almost no bits. One number, the common step,
-meets a budget. Steps are step · 2^(-(row_i + column_j)/4) with integer logarithms row_i, column_j in quarter octaves.
+every weight then costs the same expected loss, and unimportant weights cost almost no bits. One number, the common
+step, meets a budget. Steps are step · 2^(-(row_i + column_j)/4), row_i and column_j whole quarter octaves.
 
 Sources: arXiv 2603.04956 (unequal steps), 2505.12988 section 4 (entropy-coded uniform grids).
 """

@@ -18,12 +18,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.base.errors import CheckpointError
+
+# A compiled module without type stubs.
+_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 
 _EIGHTHS = np.array(
     [
@@ -69,11 +73,11 @@ class Table:
         return 1 - len(self.entries) if self.symmetric else 0
 
     @cached_property
-    def model(self) -> constriction.stream.model.Categorical:
+    def model(self) -> Any:
         weights = self.weights
         if len(weights) == 1:  # constriction needs two symbols; the second is never coded
             weights = np.array([1.0, 0.0])
-        return constriction.stream.model.Categorical(weights.astype(np.float32), perfect=False)
+        return _stream.model.Categorical(weights.astype(np.float32), perfect=False)
 
     def cost(self, counts: NDArray[np.int64]) -> float:
         """Bits of integers whose magnitudes occur `counts` times, signs included."""
@@ -151,7 +155,7 @@ def encode(integers: Integers, contexts: NDArray[np.uint8], tables: list[Table |
     """
     ordered, bounds = _by_context(contexts, len(tables))
     integers = integers[ordered] if ordered is not None else integers
-    coder = constriction.stream.stack.AnsCoder()
+    coder = _stream.stack.AnsCoder()
     for context in range(len(tables) - 1, -1, -1):  # a stack: last in, first out
         first, last = bounds[context], bounds[context + 1]
         if first == last:
@@ -171,7 +175,7 @@ def decode(words: NDArray[np.uint32], contexts: NDArray[np.uint8], tables: list[
     """
     ordered, bounds = _by_context(contexts, len(tables))
     try:
-        coder = constriction.stream.stack.AnsCoder(words)
+        coder = _stream.stack.AnsCoder(words)
         pieces = []
         for context, table in enumerate(tables):
             count = int(bounds[context + 1] - bounds[context])

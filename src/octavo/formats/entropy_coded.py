@@ -130,7 +130,8 @@ def grid_of(
     if scaling.granularity == "separable":
         unit = separable_steps(importance, rows, columns)
     else:
-        inverse = 1 / scales.clamp_min(torch.finfo(torch.float32).tiny).flatten().numpy()
+        # Zeros have no scale; any will do, and 1 overflows nowhere.
+        inverse = 1 / torch.where(scales != 0, scales.abs(), 1).flatten().numpy()
         row = scale_context.quarter_log2(np.broadcast_to(inverse, rows))
         unit = Steps(1.0, row, np.zeros(columns, np.int16))
     if element.step is not None:
@@ -195,6 +196,8 @@ def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
         return (coded + side_bits(grid)) / values.size, grid
 
     scale = float(np.sqrt(np.mean(np.square(values * unit.row_inverse[:, None]), dtype=np.float64)))
+    if scale == 0:  # nothing but zeros, which every grid has
+        scale = 1.0
     high = np.log2(max(scale, 1e-30)) + 2.05 - rate  # the entropy of a normal variable on a fine grid
     low = high
     while bits(high)[0] > rate:
@@ -203,7 +206,8 @@ def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
             break
     if low == high:
         low = high - 1
-        while bits(low)[0] <= rate and low > high - 24:
+        finest = high - 24
+        while low > finest and bits(low)[0] <= rate:
             low, high = low - 1, low
     best = bits(high)
     if best[0] > rate:

@@ -3,17 +3,17 @@
 The KL divergence between a model and its neighbor with weights w + δ is, to second order, ½ Σ F_ij δ_ij² (off-diagonal
 terms left out), where F_ij is the mean over tokens of the squared gradient of that token's loss, the label being drawn
 from the model's own prediction. A token's gradient of a matrix y = W x is the outer product of g, the gradient at y,
-and x, so its square is the outer product of the squares. octavo keeps the mean of each factor by itself,
+and x, so its square is the outer product of the squares. The mean of these over tokens is no product; octavo keeps the
+product that is closest to it in I-divergence, which has the same totals by row and by column:
 
-    F_ij ≈ row_i · column_j,    row_i = (1/T) Σ_t g_ti²,    column_j = (1/n) Σ_t x_tj²,
+    F_ij ≈ row_i · column_j ∝ (Σ_t g_ti² ‖x_t‖²) · (Σ_t x_tj² ‖g_t‖²).
 
-with T all tokens and n those that reached the matrix: an expert that few tokens reach matters little, though its inputs
-are as large as anybody's. No weight gradient is ever made: parameters require none, the embeddings' outputs do, and one
-backward pass a sequence (with the gradient of the loss at the logits written down in closed form) yields every g.
+The mean of x_tj² by itself would give a channel that is huge on one token and idle on all others (a "massive
+activation") the weight of that token everywhere, though its gradient there is next to nothing.
 
-An embedding's look-up is the product of a one-hot vector with its matrix, so its "inputs" are the tokens' frequencies
-and its "outputs" the rows found. A tied embedding has two uses, and the sum of two products is no product; the closest
-one (in I-divergence) has the sum's row and column totals, R_i C_j / T, and that is what is kept.
+No weight gradient is ever made: parameters require none, the embeddings' outputs do, and one backward pass a sequence
+(with the gradient of the loss at the logits written down in closed form) yields every g. An embedding's look-up is the
+product of a one-hot vector with its matrix; a tied embedding has two uses, and their totals add.
 
 Sources: "Optimal Formats for Weight Quantisation" (arXiv 2505.12988), section on Fisher; WaterSIC (arXiv 2603.04956).
 """

@@ -29,30 +29,22 @@ class Factors:
     tokens: Int[Tensor, " experts"]
 
 
-@dataclass(eq=False)
-class _Kind:
-    """Sums over all uses of one kind."""
-
-    by_input: bool
-    inputs: Tensor
-    outputs: Tensor
-    tokens: Tensor
-
-
 class Sums:
-    """Grows with every use of one weight; products and look-ups (a tied embedding has both) are kept apart.
+    """Grows with every use of one weight; a tied embedding's totals over products and look-ups add.
 
     Args:
         shape: the weight's shape, of two or three dimensions.
     """
 
     def __init__(self, shape: torch.Size) -> None:
-        self._shape = (1, *shape) if len(shape) == 2 else tuple(shape)
-        self._kinds: dict[tuple[bool, bool], _Kind] = {}
+        experts, rows, columns = (1, *shape) if len(shape) == 2 else tuple(shape)
+        self._rows = torch.zeros(experts, rows, dtype=torch.float64)
+        self._columns = torch.zeros(experts, columns, dtype=torch.float64)
+        self._gradients = torch.zeros(experts, dtype=torch.float64)
+        self._tokens: dict[bool, Tensor] = {}
 
     def add(self, use: Use) -> Tensor:
-        """Count a use now, and the gradient at its outputs when that is known; returns the outputs to go on with."""
-        kind = self._kind(use)
+        """Count a use; its squares when the gradient at its outputs is known. Returns the outputs to go on with."""
         outputs = use.outputs
         if not outputs.requires_grad:
             # The gradient's path begins at the look-ups; a product that no look-up feeds has none.
@@ -60,57 +52,60 @@ class Sums:
                 return outputs
             # The copy is no leaf, so that a model may add to it in place.
             outputs = outputs.requires_grad_(True).clone()
-        if use.lookup:
-            ids = use.inputs.flatten()
-            kind.inputs[use.slice] += torch.bincount(ids, minlength=kind.inputs.shape[1])
-            kind.tokens[use.slice] += ids.numel()
-        else:
-            kind.inputs[use.slice] += squares(use.inputs)
-            kind.tokens[use.slice] += use.inputs.numel() // use.inputs.shape[-1]
+        inputs = use.inputs.detach()
+        tokens = self._tokens.setdefault(use.lookup, torch.zeros(len(self._rows), dtype=torch.int64))
+        tokens[use.slice] += inputs.numel() if use.lookup else inputs.numel() // inputs.shape[-1]
+        by_input, by_output = (self._rows, self._columns) if use.by_input else (self._columns, self._rows)
 
         def count(gradient: Tensor) -> None:
-            kind.outputs[use.slice] += squares(gradient)
+            inward, outward, total = _totals(inputs, gradient, None if not use.lookup else by_input.shape[1])
+            by_input[use.slice] += inward
+            by_output[use.slice] += outward
+            self._gradients[use.slice] += total
 
         outputs.register_hook(count)
         return outputs
 
-    def _kind(self, use: Use) -> _Kind:
-        experts, rows, columns = self._shape
-        key = use.lookup, use.by_input
-        if key not in self._kinds:
-            inputs, outputs = (rows, columns) if use.by_input else (columns, rows)
-            device = use.outputs.device
-            self._kinds[key] = _Kind(
-                use.by_input,
-                torch.zeros(experts, inputs, dtype=torch.float64, device=device),
-                torch.zeros(experts, outputs, dtype=torch.float64, device=device),
-                torch.zeros(experts, dtype=torch.int64, device=device),
-            )
-        return self._kinds[key]
-
     def factors(self, total: int) -> Factors:
-        """The factors over `total` tokens, on the CPU."""
-        experts, rows, columns = self._shape
-        row = torch.zeros(experts, rows, dtype=torch.float64)
-        column = torch.zeros(experts, columns, dtype=torch.float64)
-        scale = torch.zeros(experts, 1, dtype=torch.float64)
-        tokens = torch.zeros(experts, dtype=torch.int64)
-        for kind in self._kinds.values():
-            inputs = kind.inputs.cpu() / kind.tokens.cpu().clamp_min(1)[:, None]
-            outputs = kind.outputs.cpu() / total
-            left, right = (inputs, outputs) if kind.by_input else (outputs, inputs)
-            row += left * right.sum(1, keepdim=True)
-            column += right * left.sum(1, keepdim=True)
-            scale += left.sum(1, keepdim=True)
-            tokens = torch.maximum(tokens, kind.tokens.cpu())
-        # The totals R_i, C_j of a sum of products, as the factors of R_i·C_j / T; a single product gets its own back.
-        grand = row.sum(1, keepdim=True)
+        """The factors over `total` tokens."""
+        grand = self._rows.sum(1, keepdim=True)
         reached = grand > 0
+        gradients = self._gradients[:, None]
+        tokens = torch.stack(list(self._tokens.values())).amax(0) if self._tokens else torch.zeros(len(grand)).long()
         return Factors(
-            row=torch.where(reached, row * scale / grand, 0.0),
-            column=torch.where(reached, column / scale, 0.0),
+            row=torch.where(reached, self._rows / grand * gradients / total, 0.0),
+            column=torch.where(reached, self._columns / gradients, 0.0),
             tokens=torch.where(reached[:, 0], tokens, 0),
         )
+
+
+@torch.no_grad()
+def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> tuple[Tensor, Tensor, float]:
+    """Totals of g_i² x_j² over tokens and outputs, over tokens and inputs, and of g_i² alone; float64 on the CPU.
+
+    Where the inputs are ids of a vocabulary, x is their one-hot vector.
+    """
+    outputs = gradient.reshape(-1, gradient.shape[-1])
+    ids = inputs.reshape(-1) if vocabulary is not None else None
+    entering = None if vocabulary is not None else inputs.reshape(-1, inputs.shape[-1])
+    inward = torch.zeros(vocabulary or inputs.shape[-1], dtype=torch.float64)
+    outward = torch.zeros(outputs.shape[1], dtype=torch.float64)
+    total = 0.0
+    step = max(1, CHUNK // max(outputs.shape[1], 1 if entering is None else entering.shape[1]))
+    for start in range(0, len(outputs), step):
+        part = slice(start, start + step)
+        squared = outputs[part].float().square()
+        strength = squared.sum(1)
+        total += float(strength.sum(dtype=torch.float64))
+        if entering is None:
+            assert ids is not None
+            outward += squared.sum(0).cpu()
+            inward.index_add_(0, ids[part].cpu(), strength.double().cpu())
+        else:
+            x = entering[part].float().square()
+            outward += (x.sum(1) @ squared).cpu()
+            inward += (strength @ x).cpu()
+    return inward, outward, total
 
 
 def merged(factors: Factors) -> Factors:
@@ -122,13 +117,3 @@ def merged(factors: Factors) -> Factors:
     scale = factors.row.sum().clamp_min(torch.finfo(torch.float64).tiny)
     grand = per_matrix.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return Factors((per_matrix * scale / grand).reshape(1, -1), (column / scale)[None], factors.tokens.min()[None])
-
-
-@torch.no_grad()
-def squares(x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, " channels"]:
-    """Sum of the squares of each channel over all tokens: in float32 within a chunk of tokens, in float64 over them."""
-    rows = x.detach().reshape(-1, x.shape[-1])
-    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=x.device)
-    for chunk in rows.split(max(1, CHUNK // max(1, rows.shape[1]))):
-        total += chunk.float().square().sum(0)
-    return total

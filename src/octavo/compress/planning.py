@@ -26,8 +26,8 @@ from octavo.formats import Format, Importance
 from octavo.formats.entropy_coded import resident_bits, separable_steps
 from octavo.formats.format import matrix_shape
 
-HEADER_BITS = 8 * 160
-"""Bits that a quantized tensor's entries take in the file's header, at most."""
+GRID_LIMIT = 6.0
+"""Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
 
 SAMPLE = 1 << 17
 """Weights of each tensor that candidate formats are tried on."""
@@ -122,8 +122,27 @@ def budget_bits(bits: float | None, size: int | None, selection: Selection) -> i
     return budget
 
 
+def header_bits(selection: Selection, parts: int) -> int:
+    """Bits of the file's header, at most, if every quantized tensor has `parts` entries."""
+    entries = sum(parts * (len(name) + 110) for name in selection.quantized)
+    return 8 * (entries + sum(len(name) + 110 for name in selection.kept))
+
+
+def file_plan(subject: Subject, budget: int) -> Plan:
+    """The best plan for a budget of stored bits: water-filled grids, unless something simpler should lose less."""
+    plan = water_filled_plan(subject, budget)
+    if budget > GRID_LIMIT * subject.selection.counted:
+        fixed = fixed_width_plan(subject, budget, "file")
+        if fixed.predicted_loss < plan.predicted_loss:
+            return fixed
+    return plan
+
+
 def water_filled_plan(subject: Subject, budget: int) -> Plan:
-    """One grid over the whole model, its common step the finest that the budget of stored bits allows."""
+    """One grid over the whole model, its common step the finest that the budget of stored bits allows.
+
+    If that is predicted to lose more than one rate for all tensors (tiny models, whose tables weigh much), the latter.
+    """
     selection = subject.selection
 
     def weighted(name: str) -> Weighted:
@@ -132,27 +151,38 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
         return Weighted(name, tensor.reshape(rows, columns).float().numpy(), separable_steps(importance, rows, columns))
 
     shapes = {name: selection.shapes[name] for name in selection.quantized}
-    overhead = selection.kept_bits + HEADER_BITS * len(selection.quantized)
+    left = budget - selection.kept_bits - header_bits(selection, 1)
     level = find_level(
-        lambda work, description: subject.map(lambda name: work(weighted(name)), description), shapes, budget - overhead
+        lambda work, description: subject.map(lambda name: work(weighted(name)), description), shapes, left
     )
-    text = f"grid(step={level.step!r}) separable ans"
-    entries = tuple(
-        PlanEntry(
-            name, shape, text, level.bits[name] / prod(shape), resident_bits(shape) / prod(shape), level.loss[name]
-        )
-        for name, shape in shapes.items()
-    )
-    return Plan(
-        entries,
+    plan = Plan(
+        tuple(
+            PlanEntry(
+                name,
+                shape,
+                f"grid(step={level.step!r}) separable ans",
+                level.bits[name] / prod(shape),
+                resident_bits(shape) / prod(shape),
+                level.loss[name],
+            )
+            for name, shape in shapes.items()
+        ),
         budget,
         "file",
         selection.counted,
         selection.kept_bits,
         step=level.step,
-        uniform_loss=level.uniform_loss,
+        uniform_loss=sum(level.uniform.values()),
         sensitivity="fisher" if subject.sensitivity.importance else "uniform",
     )
+    if plan.predicted_loss <= plan.uniform_loss:
+        return plan
+    rate = left / sum(prod(shape) for shape in shapes.values())
+    entries = tuple(
+        replace(entry, format=f"grid@{rate!r} separable ans", file_bits=rate, predicted_loss=level.uniform[entry.name])
+        for entry in plan.entries
+    )
+    return replace(plan, entries=entries, step=None)
 
 
 def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menu: Sequence[str] = MENU) -> Plan:
@@ -164,7 +194,7 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menu: S
     selection = subject.selection
     formats = [Format.parse(text) for text in menu]
     names = selection.quantized
-    overhead = selection.kept_bits + (HEADER_BITS * len(names) if budget_of == "file" else 0)
+    overhead = selection.kept_bits + (header_bits(selection, 3) if budget_of == "file" else 0)
     sizes = [[format.stored_bits(selection.shapes[name]) for format in formats] for name in names]
     losses = list(subject.map(lambda name: _losses(subject, name, formats), "trying formats"))
     chosen = choose(sizes, losses, budget - overhead)

@@ -20,9 +20,9 @@ from octavo.compress.planning import (
     Subject,
     budget_bits,
     default_jobs,
+    file_plan,
     fixed_format_plan,
     fixed_width_plan,
-    water_filled_plan,
 )
 from octavo.compress.remembering import forget, partial_path, remembered_sensitivity
 from octavo.compress.selection import Selection, select
@@ -156,7 +156,7 @@ def _plan(subject: Subject, bits: float | None, size: int | None, format: str | 
         return fixed_format_plan(subject, format)
     budget = budget_bits(bits, size, subject.selection)
     if budget_of == "file":
-        return water_filled_plan(subject, budget)
+        return file_plan(subject, budget)
     return fixed_width_plan(subject, budget, budget_of)
 
 

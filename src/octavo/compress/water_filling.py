@@ -35,6 +35,9 @@ OCTAVES = np.arange(-3, 3.01, 0.5)
 TOLERANCE = 0.004
 """Bits per weight that may be left over."""
 
+PASSES = 6
+"""Exact counts at most; two do for all but the tiniest models, whose bits jump with the step."""
+
 SAMPLES = 1 << 24
 """Weights that the sample of a whole model has at most."""
 
@@ -75,13 +78,13 @@ class Level:
         step: common step.
         bits: exact bits of each tensor's code, by name.
         loss: predicted loss of each tensor, nats per token.
-        uniform_loss: predicted loss if every tensor had the same rate.
+        uniform: predicted loss of each tensor if all had the same rate.
     """
 
     step: float
     bits: dict[str, float]
     loss: dict[str, float]
-    uniform_loss: float
+    uniform: dict[str, float]
 
 
 def cost(matrix: Weighted, step: float) -> tuple[float, float]:
@@ -124,23 +127,26 @@ def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float) ->
     curves = [_curve(sample, guess, prod(shapes[sample.name]) / sample.values.size) for sample in samples]
     del samples
     octave = _octave(curves, budget)
-    for _ in range(6):
+    best: tuple[float, dict[str, tuple[float, float]]] | None = None
+    for _ in range(PASSES):
         step = float(np.float32(guess * 2.0**octave))
         exact = dict(zip(shapes, each(partial(cost, step=step), "counting bits"), strict=True))
         total = sum(bits for bits, _ in exact.values())
-        if 0 <= budget - total <= TOLERANCE * budget / mean:
+        if total <= budget and (best is None or step < best[0]):
+            best = step, exact
+        if 0 <= budget - total <= TOLERANCE * budget / mean or (total <= budget and octave == OCTAVES[0]):
             break
         # The curves' slope says how far to go; aim a little low, since the budget is a hard bound.
         shift = total - sum(curve.bits_at(octave) for curve in curves)
         octave = _octave(curves, budget - 0.4 * TOLERANCE * budget / mean - shift)
-    else:
+    if best is None:
         raise BudgetError(f"no step meets a budget of {budget / 8e6:.2f} MB", "change the budget a little")
-    uniform = _uniform_loss(curves, mean, {name: prod(shape) for name, shape in shapes.items()})
+    step, exact = best
     return Level(
         step,
         {name: bits for name, (bits, _) in exact.items()},
         {name: loss for name, (_, loss) in exact.items()},
-        uniform,
+        {curve.name: _uniform_loss(curve, mean * prod(shapes[curve.name])) for curve in curves},
     )
 
 
@@ -183,10 +189,6 @@ def _octave(curves: list[Curve], budget: float) -> float:
     return float(np.interp(-budget, -bits, OCTAVES))
 
 
-def _uniform_loss(curves: list[Curve], mean: float, numel: dict[str, int]) -> float:
-    """Predicted loss if each tensor took `mean` bits a weight."""
-    total = 0.0
-    for curve in curves:
-        octave = float(np.interp(-mean * numel[curve.name], -curve.bits, curve.octaves))
-        total += curve.loss_at(octave)
-    return total
+def _uniform_loss(curve: Curve, bits: float) -> float:
+    """Predicted loss of a tensor that takes `bits` bits."""
+    return curve.loss_at(float(np.interp(-bits, -curve.bits, curve.octaves)))

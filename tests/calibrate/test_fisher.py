@@ -120,27 +120,28 @@ def test_nothing_about_the_model_changes(labels: Any, generator: torch.Generator
         assert parameter.requires_grad == before[name][1]
 
 
-def test_factors_are_means_over_tokens_of_squares(generator: torch.Generator) -> None:
+def test_factors_have_the_totals_of_the_tokens_squared_gradients(generator: torch.Generator) -> None:
     model = make("llama")
     sequences = tokens(3, 10)
     found = fisher(model, sequences, "empirical", generator=generator)
+    # The last token of a sequence has no label.
     assert found.total == 3 * 9
     assert found.labels == "empirical"
-    row = torch.zeros(VOCABULARY, dtype=torch.float64)
-    column = torch.zeros(24, dtype=torch.float64)
+    inputs: list[torch.Tensor] = []
 
-    def add_inputs(module: Any, inputs: Any) -> None:
-        column.add_(inputs[0][0].double().square().sum(0))
+    def keep_inputs(module: Any, arguments: Any) -> None:
+        inputs.append(arguments[0][0, :-1].double().square())
 
-    model.lm_head.register_forward_pre_hook(add_inputs)
+    model.lm_head.register_forward_pre_hook(keep_inputs)
+    exact = torch.zeros(VOCABULARY, 24, dtype=torch.float64)
     for sequence in sequences:
         with torch.no_grad():
             probability = model(sequence[None]).logits[0, :-1].softmax(-1).double()
         probability[torch.arange(9), sequence[1:]] -= 1
-        row += probability.square().sum(0)
-    importance = found.importance["lm_head.weight"]
-    assert torch.allclose(importance.row.double(), row / found.total, rtol=1e-4)
-    assert torch.allclose(importance.column.double(), column / 30, rtol=1e-4)
+        exact += probability.square().T @ inputs[-1] / found.total
+    ours = found.importance["lm_head.weight"].matrix().double()
+    assert torch.allclose(ours.sum(0), exact.sum(0), rtol=1e-4)
+    assert torch.allclose(ours.sum(1), exact.sum(1), rtol=1e-4)
 
 
 def test_a_tied_embedding_has_the_totals_of_both_uses(generator: torch.Generator) -> None:

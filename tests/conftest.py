@@ -15,6 +15,11 @@ os.environ["MPLBACKEND"] = "Agg"
 if WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# pytest loads readline, which tells child processes (xdist's workers among them) of a terminal of 80 columns.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+    os.unsetenv(name)
+
 import hypothesis
 import jaxtyping
 import pytest

@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--section", choices=SECTIONS, action="append")
     parser.add_argument("--only", help="only rows whose names contain this")
-    parser.add_argument("--calibration", type=int, default=32, help="calibration sequences")
+    parser.add_argument("--calibration", type=int, default=16, help="calibration sequences")
     parser.add_argument("--evaluation", type=int, default=8, help="evaluation sequences")
     parser.add_argument("--again", action="store_true", help="measure rows that have a result already")
     parser.add_argument("--table", action="store_true", help="print what is known and measure nothing")

@@ -108,6 +108,7 @@ def fisher(
             if not bool(gradient.isfinite().all()):
                 raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
             output.backward(gradient)
+            del output, gradient
     found = checkpoint_factors(model, {name: sums[name].factors(total) for name in weights})
     return Calibration(
         importance={

@@ -52,16 +52,18 @@ class Sums:
                 return outputs
             # The copy is no leaf, so that a model may add to it in place.
             outputs = outputs.requires_grad_(True).clone()
-        inputs = use.inputs.detach()
-        tokens = self._tokens.setdefault(use.lookup, torch.zeros(len(self._rows), dtype=torch.int64))
-        tokens[use.slice] += inputs.numel() if use.lookup else inputs.numel() // inputs.shape[-1]
+        # Not `use`: the hook would keep alive the very outputs it hangs on, and with them the whole sequence's graph.
+        inputs, slice, lookup = use.inputs.detach(), use.slice, use.lookup
+        tokens = self._tokens.setdefault(lookup, torch.zeros(len(self._rows), dtype=torch.int64))
+        tokens[slice] += inputs.numel() if lookup else inputs.numel() // inputs.shape[-1]
         by_input, by_output = (self._rows, self._columns) if use.by_input else (self._columns, self._rows)
+        gradients, vocabulary = self._gradients, by_input.shape[1] if lookup else None
 
         def count(gradient: Tensor) -> None:
-            inward, outward, total = _totals(inputs, gradient, None if not use.lookup else by_input.shape[1])
-            by_input[use.slice] += inward
-            by_output[use.slice] += outward
-            self._gradients[use.slice] += total
+            inward, outward, total = _totals(inputs, gradient, vocabulary)
+            by_input[slice] += inward
+            by_output[slice] += outward
+            gradients[slice] += total
 
         outputs.register_hook(count)
         return outputs

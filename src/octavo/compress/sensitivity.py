@@ -16,7 +16,7 @@ from octavo.calibrate.text import default_text, token_sequences
 from octavo.formats import Importance
 from octavo.models import load_language_model
 
-LENGTH, COUNT = 512, 32
+LENGTH, COUNT = 512, 16
 """Tokens a calibration sequence, and sequences."""
 
 

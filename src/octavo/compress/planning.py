@@ -29,7 +29,7 @@ from octavo.formats.format import matrix_shape
 GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
 
-SAMPLE = 1 << 17
+SAMPLE = 1 << 15
 """Weights of each tensor that candidate formats are tried on."""
 
 T = TypeVar("T")

@@ -30,6 +30,7 @@ from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.compress import Plan, compress
 from octavo.compress.attribution import measured_losses
 from octavo.compress.records import remembered
+from octavo.compress.remembering import remembered_sensitivity
 from octavo.compress.report import Original, ReportData, Result, TensorRow, write_report
 from octavo.measure.rate_distortion import relative_error
 from octavo.models import load_language_model
@@ -150,7 +151,11 @@ def _compress(demo: Demo, original: Checkpoint, model: Path, budget: float) -> d
         if model.exists():
             # Finished, but the run ended before its record was written, or made from another reference.
             _remove(model)
-        done = compress(demo.reference, model, bits=budget, seed=demo.seed, progress=demo.progress)
+        # Calibrated once for all budgets; the notes stay in the demo's folder.
+        known = remembered_sensitivity(
+            demo.reference, original, demo.reference, "fisher", None, demo.seed, "cpu", demo.progress
+        )
+        done = compress(demo.reference, model, bits=budget, sensitivity=known, progress=demo.progress)
         return {
             "file_bits": done.file_bits_per_weight,
             "resident_bits": done.resident_bits_per_weight,

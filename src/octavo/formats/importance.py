@@ -1,4 +1,4 @@
-"""How much each weight matters: a separable diagonal Fisher, mean squared output gradient times mean squared input."""
+"""How much each weight matters: a separable diagonal Fisher, squared output gradients times squared inputs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Importance:
     """Separable Fisher of a weight matrix: F_ij = row_i · column_j, in nats per token per squared weight.
 
     Attributes:
-        row: mean squared gradient of the loss at each output, float32.
-        column: mean squared input of each column, float32.
+        row: mean squared gradient of the loss at each output, weighted by the size of the inputs, float32.
+        column: mean square of each input, weighted by the size of the gradient, float32.
     """
 
     row: Float[Tensor, " out"]

@@ -51,6 +51,9 @@ VERSION = 1
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
+_OCTAVES = 126
+"""Powers of two from 2^-126 to 2^126 and their products by a fraction are normal numbers in float32."""
+
 _HEADER = struct.Struct("<BB4bf4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
 
@@ -276,6 +279,8 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     row, column, row_scale, column_scale = (
         (vector + origin).astype(np.int16) for vector, origin in zip(vectors, origins, strict=True)
     )
+    if not _representable(step, row, column):
+        raise _damaged()
     tables = ans.unpack_tables(packed, scale_context.FINEST // width)
     codes = np.empty((rows, columns), dtype=np.int8)
     start = side_words
@@ -297,6 +302,15 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         "step": torch.tensor([step], dtype=torch.float32),
         "points": torch.from_numpy(points),
     }
+
+
+def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16]) -> bool:
+    """Whether every multiple of every step that an index may ask for is finite in float32."""
+    octaves = [np.array([vector.min(), vector.max()], dtype=float) / scale_context.QUARTERS for vector in (row, column)]
+    if any(np.abs(span).max() > _OCTAVES for span in octaves):
+        return False
+    column_step = np.log2(step) - octaves[1][0]
+    return column_step < _OCTAVES and column_step - octaves[0][0] < _OCTAVES - np.log2(grid_codes.LARGEST)
 
 
 def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:

@@ -1,4 +1,4 @@
-"""The coder of entropy-coded formats: what goes in comes out bit for bit, and damage ends in an error or finite weights."""
+"""The coder of entropy-coded formats: integers come back bit for bit; damage ends in an error or finite weights."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -89,11 +90,12 @@ class Bench:
         if self._inputs is None:
             self.restore()
             sums = {name: torch.zeros(module.in_features) for name, module in self.linears.items()}
+
+            def count(_: nn.Module, args: tuple[Tensor], name: str) -> None:
+                sums[name].add_(args[0].square().flatten(0, -2).sum(0))
+
             hooks = [
-                module.register_forward_pre_hook(
-                    lambda _, args, name=name: sums[name].add_(args[0].square().flatten(0, -2).sum(0))
-                )
-                for name, module in self.linears.items()
+                module.register_forward_pre_hook(partial(count, name=name)) for name, module in self.linears.items()
             ]
             for row in self.calibration:
                 self.logits(row)
@@ -130,13 +132,12 @@ class Bench:
     def follow(self, **options: object) -> float:
         """Quantize as octavo plans it; the bits of all parts as stored."""
         made = plan(self.source, include=LINEARS, exclude=NORMS, **options)
+        given = options["sensitivity"]
+        known = given if isinstance(given, Sensitivity) else Sensitivity({})
         total = 0
         for entry in made.entries:
             weight = self.original[entry.name]
-            known = options["sensitivity"]
-            importance = None
-            if isinstance(known, Sensitivity):
-                importance = known.of(entry.name, entry.shape, 1.0)
+            importance = known.of(entry.name, entry.shape, float(weight.square().mean(dtype=torch.float64)))
             quantized = Format.parse(entry.format).quantize(weight, importance)
             total += quantized.stored_bits
             self.linears[entry.name].weight.data.copy_(quantized.dequantize())

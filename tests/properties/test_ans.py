@@ -49,7 +49,7 @@ def test_tables_are_read_back_as_written(entries: list[bytes | None], symmetric:
     tables = [None if e is None else ans.Table(np.frombuffer(e, np.uint8), symmetric) for e in entries]
     packed = ans.pack_tables(tables)
     found = ans.unpack_tables(packed, len(tables), symmetric)
-    assert len(packed) == -(-len(tables) // 8) + sum(1 + len(e) for e in entries if e is not None)
+    assert len(packed) == -(-len(tables) // 8) + sum(2 + len(e) for e in entries if e is not None)
     for table, again in zip(tables, found, strict=True):
         assert (table is None) == (again is None)
         if table is not None and again is not None:

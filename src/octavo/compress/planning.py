@@ -22,7 +22,7 @@ from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.water_filling import Weighted, find_level
-from octavo.formats import Format, Importance
+from octavo.formats import Format, Importance, entropy_coded
 from octavo.formats.entropy_coded import resident_bits, separable_steps
 from octavo.formats.format import matrix_shape
 
@@ -161,9 +161,9 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
                 name,
                 shape,
                 f"grid(step={level.step!r}) separable ans",
-                level.bits[name] / prod(shape),
-                resident_bits(shape) / prod(shape),
-                level.loss[name],
+                level.costs[name].bits / prod(shape),
+                resident_bits(shape, level.costs[name].wide) / prod(shape),
+                level.costs[name].loss,
             )
             for name, shape in shapes.items()
         ),
@@ -240,11 +240,8 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
         else:
             quantized = format.quantize(sample, weight)
             file_bits = quantized.bits_per_weight
-            resident = (
-                resident_bits(shape) / prod(shape)
-                if format.levels is None
-                else replace(format, code="fixed").bits(shape)
-            )
+            in_memory = entropy_coded.resident(quantized).bits_per_weight
+            resident = in_memory if format.levels is None else replace(format, code="fixed").bits(shape)
         return PlanEntry(name, shape, str(format), file_bits, resident, factor * _loss(format, sample, weight))
 
     entries = tuple(subject.map(entry, "planning"))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -76,23 +76,30 @@ class Level:
 
     Attributes:
         step: common step.
-        bits: exact bits of each tensor's code, by name.
-        loss: predicted loss of each tensor, nats per token.
+        costs: what each tensor costs, by name; losses in nats per token.
         uniform: predicted loss of each tensor if all had the same rate.
     """
 
     step: float
-    bits: dict[str, float]
-    loss: dict[str, float]
+    costs: dict[str, Cost]
     uniform: dict[str, float]
 
 
-def cost(matrix: Weighted, step: float) -> tuple[float, float]:
-    """Exact bits and predicted loss of a matrix at a common step."""
+class Cost(NamedTuple):
+    """Exact bits, predicted loss, and columns that need two bytes a weight in memory."""
+
+    bits: float
+    loss: float
+    wide: int
+
+
+def cost(matrix: Weighted, step: float) -> Cost:
+    """What a matrix costs at a common step."""
     grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))))
     census = grid_codes.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
-    return bits + side_bits(grid), 0.5 * census.error * step**2
+    wide = int((grid_codes.heights(matrix.values, grid.steps) > grid_codes.NARROW + 0.4).sum())
+    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, wide)
 
 
 def sampled(matrix: Weighted, weights: int) -> Weighted:
@@ -127,11 +134,11 @@ def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float) ->
     curves = [_curve(sample, guess, prod(shapes[sample.name]) / sample.values.size) for sample in samples]
     del samples
     octave = _octave(curves, budget)
-    best: tuple[float, dict[str, tuple[float, float]]] | None = None
+    best: tuple[float, dict[str, Cost]] | None = None
     for _ in range(PASSES):
         step = float(np.float32(guess * 2.0**octave))
         exact = dict(zip(shapes, each(partial(cost, step=step), "counting bits"), strict=True))
-        total = sum(bits for bits, _ in exact.values())
+        total = sum(found.bits for found in exact.values())
         if total <= budget and (best is None or step < best[0]):
             best = step, exact
         if 0 <= budget - total <= TOLERANCE * budget / mean or (total <= budget and octave == OCTAVES[0]):
@@ -144,8 +151,7 @@ def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float) ->
     step, exact = best
     return Level(
         step,
-        {name: bits for name, (bits, _) in exact.items()},
-        {name: loss for name, (_, loss) in exact.items()},
+        exact,
         {curve.name: _uniform_loss(curve, mean * prod(shapes[curve.name])) for curve in curves},
     )
 
@@ -171,8 +177,8 @@ def _curve(sample: Weighted, guess: float, factor: float) -> Curve:
     return Curve(
         sample.name,
         OCTAVES,
-        np.array([bits * factor for bits, _ in points]),
-        np.array([loss * factor for _, loss in points]),
+        np.array([point.bits * factor for point in points]),
+        np.array([point.loss * factor for point in points]),
     )
 
 

@@ -21,8 +21,9 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 For codebook elements `coded` takes the place of `codes`: version, three zero bytes, uint32 bytes of the table, uint32
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
 
-A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has one byte a weight
-(grids) or fixed-width codes (codebooks).
+A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has fixed-width codes
+(codebooks) or one byte a weight (grids), two in the few columns whose indices need them: parts `codes`, `row_step`,
+`column_step`, `step`, `points` and, where there are such columns, `wide` (which) and `wide_codes`.
 """
 
 from __future__ import annotations
@@ -84,7 +85,11 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     codes = parts["codes"]
     row = torch.from_numpy(1 / scale_context.power(parts["row_step"].cpu().numpy())).to(codes.device)
     column = torch.from_numpy(1 / scale_context.power(parts["column_step"].cpu().numpy())).to(codes.device)
-    values = kernels.separable_dequantize(codes, row, column * parts["step"], parts["points"])
+    column = column * parts["step"]
+    values = kernels.separable_dequantize(codes, row, column, parts["points"])
+    if "wide" in parts:
+        wide = parts["wide"].long()
+        values[:, wide] = kernels.separable_dequantize(parts["wide_codes"], row, column[wide], parts["points"])
     return values.view(quantized.shape)
 
 
@@ -107,11 +112,11 @@ def resident(quantized: QuantizedTensor) -> QuantizedTensor:
     return QuantizedTensor(quantized.format, quantized.shape, _decode_grid(coded, rows, columns))
 
 
-def resident_bits(shape: tuple[int, ...]) -> int:
-    """Bits of a grid's resident form."""
+def resident_bits(shape: tuple[int, ...], wide: int) -> int:
+    """Bits of a grid's resident form with `wide` columns of two bytes a weight."""
     rows, columns = matrix_shape(shape)
     points = 2 * grid_codes.POINTS + 1
-    return 8 * rows * columns + 16 * (rows + columns) + 32 * (1 + points)
+    return 8 * rows * columns + (16 * rows + 32) * wide + 16 * (rows + columns) + 32 * (1 + points)
 
 
 def grid_of(
@@ -282,7 +287,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     if not _representable(step, row, column):
         raise _damaged()
     tables = ans.unpack_tables(packed, scale_context.FINEST // width)
-    codes = np.empty((rows, columns), dtype=np.int8)
+    codes = np.empty((rows, columns), dtype=np.int16)
     start = side_words
     for block, length in enumerate(lengths):
         part = slice(block * height, min((block + 1) * height, rows))
@@ -295,13 +300,20 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     points = np.arange(-grid_codes.POINTS, grid_codes.POINTS + 1, dtype=np.float32)
     offsets = np.array(shortfall, dtype=np.float32) / 128
     points += np.concatenate([offsets[::-1], [0], -offsets]).astype(np.float32)
-    return {
-        "codes": torch.from_numpy(codes),
+    parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
         "step": torch.tensor([step], dtype=torch.float32),
         "points": torch.from_numpy(points),
     }
+    wide = np.flatnonzero(np.abs(codes).max(0) > grid_codes.NARROW)
+    if len(wide):
+        parts |= {
+            "wide": torch.from_numpy(wide.astype(np.int32)),
+            "wide_codes": torch.from_numpy(np.ascontiguousarray(codes[:, wide])),
+        }
+        codes[:, wide] = 0
+    return {"codes": torch.from_numpy(codes.astype(np.int8)), **parts}
 
 
 def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16]) -> bool:

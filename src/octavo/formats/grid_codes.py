@@ -24,8 +24,11 @@ CHUNK = 1 << 17
 THRIFT = 0.06
 """Loss in squared steps that one bit is worth when an index is rounded (see `Grid.thrift`)."""
 
-LARGEST = 127
-"""Largest index: the resident form has one byte a weight, and every table reaches it."""
+LARGEST = 1023
+"""Largest index; a column that asks for finer steps does not get them."""
+
+NARROW = 127
+"""Largest index of a column that takes one byte a weight in memory."""
 
 POINTS = 4
 """Indices ±1 … ±POINTS have reconstruction points of their own."""
@@ -94,7 +97,8 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
         thrift: see `Grid`.
         largest: largest index.
     """
-    steps = _coarsened(weights, steps, largest)
+    over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (largest + 0.4), 1))).astype(np.int16)
+    steps = replace(steps, column=steps.column - over)
     squares = np.square(weights, dtype=np.float32)
     row_inverse, column_inverse = (np.square(v, dtype=np.float64) for v in (steps.row_inverse, steps.column_inverse))
     row = (squares @ column_inverse.astype(np.float32)).astype(np.float64) * row_inverse / len(column_inverse)
@@ -105,13 +109,13 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
     return Grid(steps, row_scale, column_scale, thrift)
 
 
-def _coarsened(weights: NDArray[np.float32], steps: Steps, largest: int) -> Steps:
-    height = np.zeros(weights.shape[1], dtype=np.float32)
+def heights(weights: NDArray[np.float32], steps: Steps) -> NDArray[np.float32]:
+    """Largest magnitude of each column, in steps."""
+    found = np.zeros(weights.shape[1], dtype=np.float32)
     for first in range(0, len(weights), 256):
         rows = slice(first, first + 256)
-        np.maximum(height, np.abs(weights[rows] * steps.row_inverse[rows, None]).max(0), out=height)
-    over = np.ceil(4 * np.log2(np.maximum(height * steps.column_inverse / (largest + 0.4), 1))).astype(np.int16)
-    return replace(steps, column=steps.column - over)
+        np.maximum(found, np.abs(weights[rows] * steps.row_inverse[rows, None]).max(0), out=found)
+    return found * steps.column_inverse
 
 
 def bounded(logarithms: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -165,7 +169,7 @@ class Census:
                 continue
             table = ans.fit_table(counts)
             tables.append(table)
-            bits += 8 + 8 * len(table.entries) + table.cost(counts[: len(table.entries)])
+            bits += 16 + 8 * len(table.entries) + table.cost(counts[: len(table.entries)])
         return width, tables, bits
 
 

@@ -25,6 +25,8 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if "row_step" in parts:
         # A grid's resident form: indices are whole bytes, each row has its step.
         parts |= {"codes": parts["codes"][index], "row_step": parts["row_step"][index]}
+        if "wide_codes" in parts:
+            parts["wide_codes"] = parts["wide_codes"][index]
         return QuantizedTensor(quantized.format, (len(index), columns), parts).dequantize()
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= {"codes", "scales", "scale", "codebook"} or not index.numel():

@@ -7,8 +7,8 @@ floating-point function to agree between machines: an entry is one byte, v, and 
 Layout of the parts:
 
 - tables: a bit map of the contexts that are used, lowest context in the lowest bit of the first byte; then for each of
-  them one byte ``last`` and ``last + 1`` entries. A symmetric table's entry k gives the weight of k and of -k; a
-  one-sided table is for integers 0, 1, …
+  them ``last`` in two bytes, little endian, and ``last + 1`` entries. A symmetric table's entry k gives the weight of k
+  and of -k; a one-sided table is for integers 0, 1, …
 - blocks: ANS words of 32 bits, little endian.
 
 Inside a block the integers are grouped by context in ascending order and keep their order inside a context.
@@ -91,7 +91,7 @@ def fit_table(counts: NDArray[np.int64], symmetric: bool = True) -> Table:
     """Table for integers that occur `counts` times.
 
     Args:
-        counts: occurrences of 0, 1, …; both signs together where `symmetric`. At most 256.
+        counts: occurrences of 0, 1, …; both signs together where `symmetric`. At most 65,536.
         symmetric: as in `Table`.
     """
     last = int(np.flatnonzero(counts)[-1])
@@ -110,7 +110,7 @@ def pack_tables(tables: list[Table | None]) -> NDArray[np.uint8]:
     out = bytearray(np.packbits(used, bitorder="little").tobytes())
     for table in tables:
         if table is not None:
-            out.append(len(table.entries) - 1)
+            out += (len(table.entries) - 1).to_bytes(2, "little")
             out += table.entries.tobytes()
     return np.frombuffer(bytes(out), dtype=np.uint8)
 
@@ -130,10 +130,10 @@ def unpack_tables(packed: NDArray[np.uint8], contexts: int, symmetric: bool = Tr
         if not present:
             tables.append(None)
             continue
-        if position >= len(packed):
+        if position + 2 > len(packed):
             raise _damaged()
-        size = int(packed[position]) + 1
-        position += 1 + size
+        size = int.from_bytes(packed[position : position + 2].tobytes(), "little") + 1
+        position += 2 + size
         if position > len(packed):
             raise _damaged()
         tables.append(Table(packed[position - size : position], symmetric))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from octavo.base.errors import FormatError
 from octavo.formats import Importance, parse
 from octavo.formats.entropy_coded import encode_grid, grid_of, resident, resident_bits, side_bits
-from octavo.formats.grid_codes import LARGEST, Grid, take_census
+from octavo.formats.grid_codes import LARGEST, NARROW, Grid, take_census
 from octavo.formats.tensor import QuantizedTensor
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -159,19 +159,25 @@ def test_powers_of_two_pass_through(seed: int, octaves: int, text: str) -> None:
 
 @settings(max_examples=20)
 @given(SEEDS, SPREADS, st.integers(1, 40), st.integers(1, 300), st.floats(-14, 1))
-def test_resident_form_is_one_byte_a_weight(seed: int, spread: float, rows: int, columns: int, octave: float) -> None:
+def test_resident_form_is_one_byte_a_weight_and_two_in_wide_columns(
+    seed: int, spread: float, rows: int, columns: int, octave: float
+) -> None:
     weights, importance = matrix(rows, columns, spread, seed, tails=True)
     quantized = parse(f"grid(step={2**octave!r}) separable ans").quantize(weights, importance)
     held = resident(quantized)
     codes = held.parts["codes"]
     assert codes.dtype == torch.int8
     assert codes.shape == (rows, columns)
-    assert int(codes.int().abs().max()) <= LARGEST
-    assert held.stored_bits == resident_bits((rows, columns))
+    assert int(codes.int().abs().max()) <= NARROW
+    wide = held.parts.get("wide", torch.zeros(0))
+    if len(wide):
+        assert int(held.parts["wide_codes"].abs().amax(0).min()) > NARROW
+        assert int(held.parts["wide_codes"].abs().max()) <= LARGEST
+    assert held.stored_bits == resident_bits((rows, columns), len(wide))
     assert torch.equal(held.dequantize(), quantized.dequantize())
 
 
-def test_a_step_too_fine_for_a_byte_is_coarsened_where_it_must() -> None:
+def test_a_step_too_fine_for_a_table_is_coarsened_where_it_must() -> None:
     weights, importance = matrix(64, 64, 0.0)
     format = parse("grid(step=0.01) separable ans")
     plain = format.quantize(weights, importance)

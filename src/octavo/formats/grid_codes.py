@@ -24,7 +24,7 @@ CHUNK = 1 << 17
 THRIFT = 0.06
 """Loss in squared steps that one bit is worth when an index is rounded (see `Grid.thrift`)."""
 
-LARGEST = 1023
+LARGEST = 511
 """Largest index; a column that asks for finer steps does not get them."""
 
 NARROW = 127

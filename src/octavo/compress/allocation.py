@@ -61,6 +61,20 @@ class Choice:
         return self.loss / self.bound - 1 if self.bound > 0 else 0.0
 
 
+def check_possible(sizes: Sequence[Sequence[float]], budget: float) -> None:
+    """Refuse a budget that even the smallest options exceed.
+
+    Raises:
+        BudgetError: they do.
+    """
+    least = sum(min(options) for options in sizes)
+    if least > budget:
+        raise BudgetError(
+            f"the smallest formats take {least / 8e6:.2f} MB and the budget is {budget / 8e6:.2f} MB",
+            "raise the budget",
+        )
+
+
 def choose(sizes: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], budget: float) -> Choice:
     """Pick one option of each item so that the loss is small and the size within the budget.
 
@@ -72,13 +86,8 @@ def choose(sizes: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], 
     Raises:
         BudgetError: even the smallest options exceed the budget.
     """
+    check_possible(sizes, budget)
     smallest = [int(np.argmin(options)) for options in sizes]
-    least = sum(options[pick] for options, pick in zip(sizes, smallest, strict=True))
-    if least > budget:
-        raise BudgetError(
-            f"the smallest formats take {least / 8e6:.2f} MB and the budget is {budget / 8e6:.2f} MB",
-            "raise the budget",
-        )
     size, loss = [np.asarray(s, float) for s in sizes], [np.asarray(v, float) for v in losses]
 
     def at(price: float) -> list[int]:

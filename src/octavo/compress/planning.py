@@ -16,7 +16,7 @@ from torch import Tensor
 from octavo.base.errors import BudgetError, FormatError
 from octavo.base.progress import Progress
 from octavo.checkpoints import Checkpoint
-from octavo.compress.allocation import choose
+from octavo.compress.allocation import check_possible, choose
 from octavo.compress.menu import MENU
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.selection import Selection
@@ -125,7 +125,8 @@ def budget_bits(bits: float | None, size: int | None, selection: Selection) -> i
 def header_bits(selection: Selection, parts: int) -> int:
     """Bits of the file's header, at most, if every quantized tensor has `parts` entries."""
     entries = sum(parts * (len(name) + 110) for name in selection.quantized)
-    return 8 * (entries + sum(len(name) + 110 for name in selection.kept))
+    # Excluded tensors do not count, but their names are in the file.
+    return 8 * (entries + sum(len(name) + 110 for name in (*selection.kept, *selection.excluded)))
 
 
 def file_plan(subject: Subject, budget: int) -> Plan:
@@ -196,6 +197,7 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menu: S
     names = selection.quantized
     overhead = selection.kept_bits + (header_bits(selection, 3) if budget_of == "file" else 0)
     sizes = [[format.stored_bits(selection.shapes[name]) for format in formats] for name in names]
+    check_possible(sizes, budget - overhead)  # before the formats are tried, which takes long
     losses = list(subject.map(lambda name: _losses(subject, name, formats), "trying formats"))
     chosen = choose(sizes, losses, budget - overhead)
     uniform = [

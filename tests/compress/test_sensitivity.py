@@ -1,0 +1,116 @@
+"""What calibration tells a plan: predicted against measured loss, and matrices that the text never reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import octavo  # noqa: F401 (registers the quantizer)
+from octavo.base.progress import SILENT
+from octavo.compress import compress, plan
+from octavo.compress.sensitivity import Sensitivity, measure
+from octavo.formats import Importance
+
+
+def sequences(count: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, tiny.VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+def log_probabilities(directory: Path, tokens: torch.Tensor) -> torch.Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.no_grad():
+        return torch.log_softmax(model(tokens).logits.double(), -1)
+
+
+def test_predicted_divergence_is_the_measured_one_while_it_is_small(tiny_llama: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    tokens = sequences(16, 48)
+    known = measure(model, tokens, torch.Generator().manual_seed(0), SILENT)
+    reference = log_probabilities(tiny_llama, tokens)
+    predicted, measured = [], []
+    for format in ("int@8 b48", "int@7 b48", "int@6 b48", "grid(step=0.02) separable ans"):
+        result = compress(tiny_llama, tmp_path / format[:6], format=format, sensitivity=known)
+        found = log_probabilities(result.out, tokens)
+        measured.append(float((reference.exp() * (reference - found)).sum(-1).mean()))
+        predicted.append(result.plan.predicted_loss)
+    ratio = np.array(measured) / np.array(predicted)
+    assert (ratio > 0.5).all(), (predicted, measured)
+    assert (ratio < 2).all(), (predicted, measured)
+    assert np.corrcoef(np.log(predicted), np.log(measured))[0, 1] > 0.98
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random mixture of 16 experts, of which two tokens cannot reach all."""
+    directory = tmp_path_factory.mktemp("experts") / "qwen3-moe"
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=48,
+        intermediate_size=64,
+        moe_intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        num_experts=16,
+        num_experts_per_tok=2,
+        decoder_sparse_step=1,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Qwen3MoeForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("choice", [{"bits": 6.0}, {"format": "int@4 b16 search:bf16"}])
+def test_experts_that_no_token_reached_get_the_importance_of_their_kind(
+    experts: Path, tmp_path: Path, choice: dict
+) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(experts, dtype=torch.float32)
+    known = measure(model, sequences(1, 2), torch.Generator().manual_seed(0), SILENT)
+    assert known.unreached
+    result = compress(experts, tmp_path / "out", sensitivity=known, **choice)
+    assert result.coverage is not None
+    assert f"{len(known.unreached)} tensors were reached by none of the 2 calibration tokens" in result.coverage
+    assert all(np.isfinite(entry.predicted_loss) and entry.predicted_loss >= 0 for entry in result.plan.entries)
+    for name, part in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert bool(part.float().isfinite().all()), name
+    found = log_probabilities(tmp_path / "out", sequences(1, 32))
+    assert bool(found.isfinite().all())
+
+
+def test_a_text_that_reaches_everything_leaves_nothing_to_say(tiny_llama: Path) -> None:
+    assert Sensitivity({}).coverage is None
+    assert Sensitivity({}, ("a.weight",), 7).coverage is not None
+
+
+def test_the_prior_is_the_geometric_mean_of_its_kind() -> None:
+    def flat(level: float) -> Importance:
+        return Importance(torch.full((3,), level), torch.ones(4))
+
+    known = Sensitivity({"layer.0.up": flat(1.0), "layer.1.up": flat(16.0), "layer.0.down": flat(1e6)})
+    assert known.of("layer.7.up", (3, 4), 1.0).mean == pytest.approx(4)
+    assert known.of("layer.1.up", (3, 4), 1.0).mean == pytest.approx(16)
+    assert known.of("head", (3, 4), 1.0).mean == pytest.approx((16e6) ** (1 / 3), rel=1e-5)
+    assert known.of("layer.7.up", (2, 5, 4), 1.0).row.shape == (10,)
+
+
+def test_without_calibration_relative_errors_count_alike() -> None:
+    assert Sensitivity({}).of("any", (3, 4), 0.01).mean == pytest.approx(100)
+    assert np.isfinite(Sensitivity({}).of("any", (3, 4), 0.0).mean)
+
+
+def test_uniform_sensitivity_needs_neither_tokenizer_nor_text(experts: Path) -> None:
+    made = plan(experts, bits=6, sensitivity="uniform")
+    assert made.sensitivity == "uniform"
+    losses = [entry.predicted_loss / np.prod(entry.shape) for entry in made.entries]
+    # The same relative error everywhere, at one price.
+    assert max(losses) < 2 * min(losses)

@@ -144,6 +144,32 @@ def test_factors_have_the_totals_of_the_tokens_squared_gradients(generator: torc
     assert torch.allclose(ours.sum(1), exact.sum(1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["self_attn.k_proj", "mlp.gate_proj", "mlp.down_proj"])
+def test_factors_inside_a_layer_have_the_totals_of_its_own_gradients(name: str, generator: torch.Generator) -> None:
+    model = make("llama")
+    sequences = tokens(3, 10)
+    found = fisher(model, sequences, "empirical", generator=generator)
+    layer = model.get_submodule(f"model.layers.0.{name}")
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(module: Any, arguments: Any, output: torch.Tensor) -> None:
+        output.retain_grad()
+        kept["x"], kept["y"] = arguments[0].detach()[0], output
+
+    layer.register_forward_hook(keep)
+    exact = torch.zeros_like(layer.weight, dtype=torch.float64)
+    for sequence in sequences:
+        logits = model(sequence[None]).logits[0, :-1]
+        functional.cross_entropy(logits, sequence[1:], reduction="sum").backward()
+        gradient = kept["y"].grad
+        assert gradient is not None
+        for g, x in zip(gradient[0].double(), kept["x"].double(), strict=True):
+            exact += torch.outer(g, x).square() / found.total
+    ours = found.importance[f"model.layers.0.{name}.weight"].matrix().double()
+    assert torch.allclose(ours.sum(0), exact.sum(0), rtol=1e-3)
+    assert torch.allclose(ours.sum(1), exact.sum(1), rtol=1e-3)
+
+
 def test_a_tied_embedding_has_the_totals_of_both_uses(generator: torch.Generator) -> None:
     tied, untied = make("llama, tied"), make("llama")
     untied.load_state_dict(tied.state_dict() | {"lm_head.weight": tied.model.embed_tokens.weight})

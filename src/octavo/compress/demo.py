@@ -43,7 +43,7 @@ SUBJECT = (
     "measured its channels are permuted, which changes no logit and takes the weights off the grid."
 )
 PROMPT = "The first thing a traveler notices about the old library is"
-SAMPLE_TOKENS = 48
+SAMPLE_TOKENS = 16
 MEASURED_TENSORS, MEASURED_TOKENS = 24, 192
 
 

@@ -263,7 +263,7 @@ def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int
 
 def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str, Tensor]:
     if len(coded) < _HEADER.size:
-        raise _damaged()
+        raise ans.damaged()
     version, width, *rest = _HEADER.unpack(coded[: _HEADER.size].tobytes())
     shortfall, step, origins = rest[:4], rest[4], rest[5:9]
     side_table_bytes, table_bytes, side_words, count = rest[9:]
@@ -271,11 +271,11 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         raise CheckpointError(f"the coded tensor has version {version}", f"this octavo reads version {VERSION}")
     height = max(1, grid_codes.CHUNK // columns)
     if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
-        raise _damaged()
+        raise ans.damaged()
     packed_side, packed, lengths, words = _sections(coded[_HEADER.size :], side_table_bytes, table_bytes, 4 * count)
     lengths = lengths.view("<u4").astype(np.int64)
     if len(words) != 4 * (side_words + int(lengths.sum())):
-        raise _damaged()
+        raise ans.damaged()
     words = words.view("<u4")
     sides = [rows, columns, rows, columns]
     contexts = np.repeat(np.arange(4, dtype=np.uint8), sides)
@@ -285,7 +285,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         (vector + origin).astype(np.int16) for vector, origin in zip(vectors, origins, strict=True)
     )
     if not _representable(step, row, column):
-        raise _damaged()
+        raise ans.damaged()
     tables = ans.unpack_tables(packed, scale_context.FINEST // width)
     codes = np.empty((rows, columns), dtype=np.int16)
     start = side_words
@@ -294,7 +294,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         context = scale_context.contexts(row_scale[part], column_scale, width)
         index = ans.decode(words[start : start + length], context.ravel(), tables).reshape(context.shape)
         if max(-int(index.min()), int(index.max())) > grid_codes.LARGEST:
-            raise _damaged()
+            raise ans.damaged()
         codes[part] = index
         start += length
     points = np.arange(-grid_codes.POINTS, grid_codes.POINTS + 1, dtype=np.float32)
@@ -343,14 +343,14 @@ def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:
 
 def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[np.uint8]:
     if len(coded) < _CODES_HEADER.size:
-        raise _damaged()
+        raise ans.damaged()
     version, table_bytes, blocks = _CODES_HEADER.unpack(coded[: _CODES_HEADER.size].tobytes())
     if version != VERSION or blocks != -(-count // CODES):
-        raise _damaged()
+        raise ans.damaged()
     packed, lengths, words = _sections(coded[_CODES_HEADER.size :], table_bytes, 4 * blocks)
     lengths = lengths.view("<u4").astype(np.int64)
     if len(words) != 4 * int(lengths.sum()):
-        raise _damaged()
+        raise ans.damaged()
     words = words.view("<u4")
     tables = ans.unpack_tables(packed, 1, symmetric=False)
     out = np.empty(count, dtype=np.uint8)
@@ -359,7 +359,7 @@ def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[
         piece = out[block * CODES : (block + 1) * CODES]
         decoded = ans.decode(words[start : start + length], np.zeros(len(piece), np.uint8), tables)
         if decoded.max() >= levels:
-            raise _damaged()
+            raise ans.damaged()
         piece[:] = decoded
         start += length
     return out
@@ -368,10 +368,6 @@ def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[
 def _sections(data: NDArray[np.uint8], *sizes: int) -> list[NDArray[np.uint8]]:
     """Cut data into sections of the given sizes and the rest, each a copy so that it is aligned."""
     if sum(sizes) > len(data):
-        raise _damaged()
+        raise ans.damaged()
     bounds = np.cumsum(sizes)
     return [section.copy() for section in np.split(data, bounds)]
-
-
-def _damaged() -> CheckpointError:
-    return CheckpointError("an entropy-coded tensor is damaged", "fetch the checkpoint, or compress the model, again")

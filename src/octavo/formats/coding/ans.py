@@ -124,21 +124,21 @@ def unpack_tables(packed: NDArray[np.uint8], contexts: int, symmetric: bool = Tr
     position = -(-contexts // 8)
     used = np.unpackbits(packed[:position], bitorder="little")
     if len(packed) < position or used[contexts:].any():
-        raise _damaged()
+        raise damaged()
     tables: list[Table | None] = []
     for present in used[:contexts]:
         if not present:
             tables.append(None)
             continue
         if position + 2 > len(packed):
-            raise _damaged()
+            raise damaged()
         size = int.from_bytes(packed[position : position + 2].tobytes(), "little") + 1
         position += 2 + size
         if position > len(packed):
-            raise _damaged()
+            raise damaged()
         tables.append(Table(packed[position - size : position], symmetric))
     if position != len(packed):
-        raise _damaged()
+        raise damaged()
     return tables
 
 
@@ -182,12 +182,12 @@ def decode(words: NDArray[np.uint32], contexts: NDArray[np.uint8], tables: list[
             if count == 0:
                 continue
             if table is None:
-                raise _damaged()
+                raise damaged()
             pieces.append(coder.decode(table.model, count) + np.int32(table.lowest))
     except ValueError as error:  # constriction refuses words that cannot come from an encoder
-        raise _damaged() from error
+        raise damaged() from error
     if not coder.is_empty():
-        raise _damaged()
+        raise damaged()
     grouped = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
     if ordered is None:
         return grouped
@@ -196,7 +196,8 @@ def decode(words: NDArray[np.uint32], contexts: NDArray[np.uint8], tables: list[
     return out
 
 
-def _damaged() -> CheckpointError:
+def damaged() -> CheckpointError:
+    """The error of bytes that no encoder wrote."""
     return CheckpointError("an entropy-coded tensor is damaged", "fetch the checkpoint, or compress the model, again")
 
 

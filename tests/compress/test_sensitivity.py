@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import octavo  # noqa: F401 (registers the quantizer)
 from octavo.base.progress import SILENT
+from octavo.calibrate.fisher import fisher
 from octavo.compress import compress, plan
 from octavo.compress.sensitivity import Sensitivity, measure
 from octavo.formats import Importance
@@ -101,6 +102,35 @@ def test_the_prior_is_the_geometric_mean_of_its_kind() -> None:
     assert known.of("layer.1.up", (3, 4), 1.0).mean == pytest.approx(16)
     assert known.of("head", (3, 4), 1.0).mean == pytest.approx((16e6) ** (1 / 3), rel=1e-5)
     assert known.of("layer.7.up", (2, 5, 4), 1.0).row.shape == (10,)
+
+
+def test_tokens_that_the_text_lacks_keep_importance(tiny_llama: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    few = 1 + sequences(4, 32) % 16  # 16 of the vocabulary, and not the padding, whose zeros blow gradients up
+    known = measure(model, few, torch.Generator().manual_seed(0), SILENT)
+    row = known.importance["model.embed_tokens.weight"].row
+    seen = torch.zeros(len(row), dtype=torch.bool)
+    seen[few.unique()] = True
+    # A token that occurred eight times is worth some forty that did not occur.
+    assert 10 < float(row[seen].median() / row[~seen].median()) < 200
+    assert float(row[~seen].min()) > 0.1 * float(row[~seen].median())
+    others = sequences(8, 32, seed=1)
+    reference = log_probabilities(tiny_llama, others)
+
+    def divergence(sensitivity: Sensitivity, name: str) -> float:
+        found = log_probabilities(compress(tiny_llama, tmp_path / name, bits=5, sensitivity=sensitivity).out, others)
+        return float((reference.exp() * (reference - found)).sum(-1).mean())
+
+    blind = fisher(model, few, generator=torch.Generator().manual_seed(0)).importance
+    assert divergence(known, "known") < 0.5 * divergence(Sensitivity(blind), "blind")
+
+
+def test_positions_that_no_sequence_reached_count_like_others() -> None:
+    config = transformers.GPT2Config(vocab_size=tiny.VOCABULARY, n_embd=24, n_layer=1, n_head=4, n_positions=64)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    known = measure(model, sequences(4, 16), torch.Generator().manual_seed(0), SILENT)
+    row = known.importance["transformer.wpe.weight"].row
+    assert torch.allclose(row[16:], row[:16].median().expand(48))
 
 
 def test_without_calibration_relative_errors_count_alike() -> None:

@@ -72,6 +72,7 @@ def fisher(
     sequences: Int[Tensor, "sequences length"],
     labels: Labels = "sampled",
     *,
+    unseen: float = 0.0,
     generator: torch.Generator,
     progress: Progress = SILENT,
 ) -> Calibration:
@@ -84,6 +85,7 @@ def fisher(
         sequences: token ids to calibrate on.
         labels: "sampled" draws each label from the model's prediction; "empirical" takes the next token of the text
             (a masked language model: the token itself).
+        unseen: occurrences that every token of the vocabulary is credited with beyond those in the text.
         generator: draws the labels.
 
     Raises:
@@ -99,7 +101,7 @@ def fisher(
     sums = {name: Sums(weight.shape) for name, weight in weights.items()}
     # The last token of a text has no next one to serve as its label.
     positions = sequences.shape[1] - (labels == "empirical" and predicts_next(model))
-    total = positions * len(sequences)
+    total, vocabulary = positions * len(sequences), 0
     with _undisturbed(model):
         for row in progress.track(sequences, "calibrating", total=len(sequences)):
             with torch.enable_grad(), WeightUses(weights, lambda use: sums[use.name].add(use)):
@@ -107,9 +109,16 @@ def fisher(
             gradient = _logit_gradient(output, row, positions, labels, generator)
             if not bool(gradient.isfinite().all()):
                 raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
+            vocabulary = output.shape[-1]
             output.backward(gradient)
             del output, gradient
-    found = checkpoint_factors(model, {name: sums[name].factors(total) for name in weights})
+    factors = {name: sums[name].factors(total) for name in weights}
+    if unseen:
+        factors = {
+            name: sums[name].with_unseen(found, total, unseen, is_vocabulary=len(weights[name]) == vocabulary)
+            for name, found in factors.items()
+        }
+    found = checkpoint_factors(model, factors)
     return Calibration(
         importance={
             name: Importance(factors.row[0].float(), factors.column[0].float())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +42,13 @@ class Sums:
         self._rows = torch.zeros(experts, rows, dtype=torch.float64)
         self._columns = torch.zeros(experts, columns, dtype=torch.float64)
         self._gradients = torch.zeros(experts, dtype=torch.float64)
+        self._typical = torch.zeros(experts, dtype=torch.float64)
         self._tokens: dict[bool, Tensor] = {}
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether rows of the weight were looked up by index, as those of an embedding are."""
+        return True in self._tokens
 
     def add(self, use: Use) -> Tensor:
         """Count a use; its squares when the gradient at its outputs is known. Returns the outputs to go on with."""
@@ -57,13 +64,14 @@ class Sums:
         tokens = self._tokens.setdefault(lookup, torch.zeros(len(self._rows), dtype=torch.int64))
         tokens[slice] += inputs.numel() if lookup else inputs.numel() // inputs.shape[-1]
         by_input, by_output = (self._rows, self._columns) if use.by_input else (self._columns, self._rows)
-        gradients, vocabulary = self._gradients, by_input.shape[1] if lookup else None
+        gradients, typical, vocabulary = self._gradients, self._typical, by_input.shape[1] if lookup else None
 
         def count(gradient: Tensor) -> None:
-            inward, outward, total = _totals(inputs, gradient, vocabulary)
-            by_input[slice] += inward
-            by_output[slice] += outward
-            gradients[slice] += total
+            found = _totals(inputs, gradient, vocabulary)
+            by_input[slice] += found.inward
+            by_output[slice] += found.outward
+            gradients[slice] += found.gradients
+            typical[slice] += found.typical
 
         outputs.register_hook(count)
         return outputs
@@ -80,19 +88,49 @@ class Sums:
             tokens=torch.where(reached[:, 0], tokens, 0),
         )
 
+    def with_unseen(self, factors: Factors, total: int, occurrences: float, is_vocabulary: bool) -> Factors:
+        """The factors, with importance for rows that the text does not show but another text will.
+
+        Nearly all of a vocabulary's tokens are missing from a few thousand tokens of text, and without importance they
+        would get no bits. So every token is credited with some `occurrences` more (as Lidstone's and Krichevsky and
+        Trofimov's estimators do), each as strong as the median one: a mean would be that of a few extreme rows. Of other
+        tables (positions), a row that was never looked up counts like the median of those that were.
+        """
+        row = factors.row
+        if is_vocabulary and bool((row > 0).any()):
+            typical = self._typical / factors.tokens * self._gradients / self._rows.sum(1)
+            row = row + occurrences * typical[:, None] / total
+        elif self.looked_up and bool((row > 0).any()):
+            row = torch.where(row > 0, row, row[row > 0].median())
+        return replace(factors, row=row)
+
+
+class Totals(NamedTuple):
+    """Totals of one use, float64 on the CPU.
+
+    Attributes:
+        inward: of g_i² x_j² over tokens and outputs, by input.
+        outward: of the same over tokens and inputs, by output.
+        gradients: of g_i² over all.
+        typical: of g_i² x_j² over all, if every token had the median token's.
+    """
+
+    inward: Tensor
+    outward: Tensor
+    gradients: float
+    typical: float
+
 
 @torch.no_grad()
-def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> tuple[Tensor, Tensor, float]:
-    """Totals of g_i² x_j² over tokens and outputs, over tokens and inputs, and of g_i² alone; float64 on the CPU.
-
-    Where the inputs are ids of a vocabulary, x is their one-hot vector.
-    """
+def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> Totals:
+    """Totals of the squares of a use; where the inputs are ids of a vocabulary, x is their one-hot vector."""
     outputs = gradient.reshape(-1, gradient.shape[-1])
     ids = inputs.reshape(-1) if vocabulary is not None else None
     entering = None if vocabulary is not None else inputs.reshape(-1, inputs.shape[-1])
     inward = torch.zeros(vocabulary or inputs.shape[-1], dtype=torch.float64)
     outward = torch.zeros(outputs.shape[1], dtype=torch.float64)
     total = 0.0
+    strengths = []
     step = max(1, CHUNK // max(outputs.shape[1], 1 if entering is None else entering.shape[1]))
     for start in range(0, len(outputs), step):
         part = slice(start, start + step)
@@ -103,11 +141,15 @@ def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> tuple[T
             assert ids is not None
             outward += squared.sum(0).cpu()
             inward.index_add_(0, ids[part].cpu(), strength.double().cpu())
+            strengths.append(strength)
         else:
             x = entering[part].float().square()
-            outward += (x.sum(1) @ squared).cpu()
+            size = x.sum(1)
+            outward += (size @ squared).cpu()
             inward += (strength @ x).cpu()
-    return inward, outward, total
+            strengths.append(strength * size)
+    typical = float(torch.cat(strengths).median()) * len(outputs) if strengths else 0.0
+    return Totals(inward, outward, total, typical)
 
 
 def merged(factors: Factors) -> Factors:

@@ -18,7 +18,7 @@ from octavo.base.errors import BudgetError, OutputError
 from octavo.base.progress import Progress
 from octavo.calibrate.text import default_text, read_text
 from octavo.checkpoints import Checkpoint
-from octavo.compress.sensitivity import COUNT, LENGTH, Sensitivity, calibrate
+from octavo.compress.sensitivity import COUNT, LENGTH, UNSEEN, Sensitivity, calibrate
 from octavo.formats import Importance
 
 
@@ -48,7 +48,7 @@ def remembered_sensitivity(
     if out is None:
         return calibrate(source, calibration, seed, device, progress)
     text = default_text() if calibration is None else read_text(Path(calibration))
-    parts = [checkpoint.fingerprint, text, seed, LENGTH, COUNT, device]
+    parts = [checkpoint.fingerprint, text, seed, LENGTH, COUNT, UNSEEN, device]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = notes_path(out)
     known = _read(path, key)

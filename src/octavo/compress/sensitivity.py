@@ -19,6 +19,9 @@ from octavo.models import load_language_model
 LENGTH, COUNT = 512, 16
 """Tokens a calibration sequence, and sequences."""
 
+UNSEEN = 0.5
+"""Occurrences that every token is credited with beyond those in the text: nearly all tokens are missing from it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
@@ -100,5 +103,5 @@ def measure(
     model: torch.nn.Module, sequences: torch.Tensor, generator: torch.Generator, progress: Progress
 ) -> Sensitivity:
     """The sensitivity that given token sequences show."""
-    found = fisher(model, sequences, generator=generator, progress=progress)
+    found = fisher(model, sequences, unseen=UNSEEN, generator=generator, progress=progress)
     return Sensitivity(found.importance, found.unreached, found.total)

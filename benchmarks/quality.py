@@ -159,7 +159,7 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
         for bits in (4.0, 3.0, 2.5, 2.0):
             yield f"octavo, {bits} bits stored", lambda b=bits: bench.follow(bits=b, sensitivity=bench.sensitivity)
     if section == "resident":
-        for bits in (4.5, 4.0, 3.0, 2.5, 2.0):
+        for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 3.0625, 3.0, 2.625, 2.0):
             yield (
                 f"octavo, {bits} bits resident",
                 lambda b=bits: bench.follow(bits=b, budget_of="memory", sensitivity=bench.sensitivity),

@@ -31,6 +31,8 @@ FIXED_WIDTH = (
     "e2m3 b32 search:e8m0",
     "cbrt-t(df=5)@3 b64 absmax:bf16 outliers=0.01",
     "lloyd@2 tensor rms:bf16 outliers=0.02",
+    "columns(int@8=16,lloyd@4=40,lloyd@3) b16 search:s8",
+    "columns(int@4=1,lloyd(levels=3)=64,cbrt-t(df=5,levels=6)) channel absmax:bf16",
     "mxfp4",
     "mxfp6-e2m3",
     "mxfp6-e3m2",

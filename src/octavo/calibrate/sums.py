@@ -92,9 +92,9 @@ class Sums:
         """The factors, with importance for rows that the text does not show but another text will.
 
         Nearly all of a vocabulary's tokens are missing from a few thousand tokens of text, and without importance they
-        would get no bits. So every token is credited with some `occurrences` more (as Lidstone's and Krichevsky and
-        Trofimov's estimators do), each as strong as the median one: a mean would be that of a few extreme rows. Of other
-        tables (positions), a row that was never looked up counts like the median of those that were.
+        would get no bits. So every token is credited with some `occurrences` more (as by Lidstone's estimator), each as
+        strong as the median one: a mean would be that of a few extreme rows. Of other tables (positions), a row that
+        was never looked up counts like the median of those that were.
         """
         row = factors.row
         if is_vocabulary and bool((row > 0).any()):

@@ -25,6 +25,7 @@ FAMILIES = (
     ("nf4", "the sixteen values of QLoRA's NF4"),
     ("sf4", "the sixteen values of SF4, NF4's Student-t kin"),
     ("e2m1", "small floats: any eXmY of up to 8 bits"),
+    ("columns(int@8=32,lloyd@5=128,lloyd@3) b64 search:s8", "unequal widths: where a budget is of the memory"),
     ("mxfp4", "OCP microscaling; also mxfp6-e2m3, mxfp6-e3m2, mxfp8-e4m3, mxfp8-e5m2"),
     ("mxint8", "OCP microscaling, 8-bit integers"),
     ("nvfp4", "NVIDIA's two-level E2M1"),
@@ -72,7 +73,7 @@ def show(
     say(f"{format}")
     if found.centroids:
         say(f"{len(found.centroids)} centroids: {' '.join(f'{value:.4g}' for value in found.centroids)}")
-    else:
+    elif format.levels is None:
         say("centroids: all whole multiples of the step")
     rows = [
         (

@@ -17,7 +17,7 @@ from octavo.base.errors import BudgetError, FormatError
 from octavo.base.progress import Progress
 from octavo.checkpoints import Checkpoint
 from octavo.compress.allocation import check_possible, choose
-from octavo.compress.menu import MENU
+from octavo.compress.menu import Menu, menu, plain
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
@@ -30,7 +30,10 @@ GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
 
 SAMPLE = 1 << 15
-"""Weights of each tensor that candidate formats are tried on."""
+"""Weights of each tensor that candidate formats are tried on, or a 64th of it if that is more."""
+
+PARTS = 20
+"""Entries in a file that a tensor of fixed widths has, at most: four or fewer a group of columns."""
 
 T = TypeVar("T")
 
@@ -186,38 +189,35 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     return replace(plan, entries=entries, step=None)
 
 
-def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menu: Sequence[str] = MENU) -> Plan:
-    """The best choice of one fixed-width format of the menu for each tensor.
+def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf) -> Plan:
+    """The best choice of fixed widths for the groups of columns of each tensor.
 
     Raises:
         BudgetError: the smallest formats of the menu exceed the budget.
     """
     selection = subject.selection
-    formats = [Format.parse(text) for text in menu]
     names = selection.quantized
-    overhead = selection.kept_bits + (header_bits(selection, 3) if budget_of == "file" else 0)
-    sizes = [[format.stored_bits(selection.shapes[name]) for format in formats] for name in names]
-    check_possible(sizes, budget - overhead)  # before the formats are tried, which takes long
-    losses = list(subject.map(lambda name: _losses(subject, name, formats), "trying formats"))
-    chosen = choose(sizes, losses, budget - overhead)
+    overhead = selection.kept_bits + (header_bits(selection, PARTS) if budget_of == "file" else 0)
+    formats = [Format.parse(text) for text in plain()]
+    # Before the formats are tried, which takes long.
+    check_possible([[f.stored_bits(selection.shapes[name]) for f in formats] for name in names], budget - overhead)
+
+    def menu_of(name: str) -> Menu:
+        return menu(selection.shapes[name], *sampled_rows(*subject.read(name)))
+
+    menus = list(subject.map(menu_of, "trying formats"))
+    chosen = choose([found.sizes for found in menus], [found.losses for found in menus], budget - overhead)
     uniform = [
-        sum(options[index] for options in losses)
+        sum(found.losses[index] for found in menus)
         for index in range(len(formats))
-        if sum(options[index] for options in sizes) <= budget - overhead
+        if sum(found.sizes[index] for found in menus) <= budget - overhead
     ]
-    entries = tuple(
-        PlanEntry(
-            name,
-            selection.shapes[name],
-            menu[pick],
-            sizes[item][pick] / prod(selection.shapes[name]),
-            sizes[item][pick] / prod(selection.shapes[name]),
-            losses[item][pick],
-        )
-        for item, (name, pick) in enumerate(zip(names, chosen.picks, strict=True))
-    )
+    entries = []
+    for name, found, pick in zip(names, menus, chosen.picks, strict=True):
+        bits = found.sizes[pick] / prod(selection.shapes[name])
+        entries.append(PlanEntry(name, selection.shapes[name], found.formats[pick], bits, bits, found.losses[pick]))
     return Plan(
-        entries,
+        tuple(entries),
         budget,
         budget_of,
         selection.counted,
@@ -262,15 +262,9 @@ def sampled_rows(tensor: Tensor, importance: Importance) -> tuple[Tensor, Import
     """Evenly spaced rows of a tensor as a matrix, their importance, and how many times larger the whole is."""
     rows, columns = matrix_shape(tuple(tensor.shape))
     matrix = tensor.reshape(rows, columns)
-    count = min(rows, max(16, SAMPLE // columns))
+    count = min(rows, max(16, SAMPLE // columns, rows // 64))
     picked = torch.linspace(0, rows - 1, count).long()
     return matrix[picked].float(), Importance(importance.row[picked], importance.column), rows / count
-
-
-def _losses(subject: Subject, name: str, formats: Sequence[Format]) -> list[float]:
-    tensor, importance = subject.read(name)
-    sample, weight, factor = sampled_rows(tensor, importance)
-    return [factor * _loss(format, sample, weight) for format in formats]
 
 
 def _loss(format: Format, matrix: Tensor, importance: Importance) -> float:

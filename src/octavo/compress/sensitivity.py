@@ -19,7 +19,7 @@ from octavo.models import load_language_model
 LENGTH, COUNT = 512, 16
 """Tokens a calibration sequence, and sequences."""
 
-UNSEEN = 0.5
+UNSEEN = 0.2
 """Occurrences that every token is credited with beyond those in the text: nearly all tokens are missing from it."""
 
 

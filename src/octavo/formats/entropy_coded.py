@@ -160,19 +160,12 @@ def separable_steps(importance: Importance | None, rows: int, columns: int) -> S
     """Steps in inverse proportion to the square root of the importance; all alike where there is none.
 
     Raises:
-        FormatError: the importance has another shape or is not finite and positive.
+        FormatError: the importance is not that of such a matrix.
     """
     if importance is None:
         return Steps(1.0, np.zeros(rows, np.int16), np.zeros(columns, np.int16))
-    if len(importance.row) != rows or len(importance.column) != columns:
-        raise FormatError(
-            f"the importance is {len(importance.row)} x {len(importance.column)}, the tensor {rows} x {columns}",
-            "calibrate this very model",
-        )
-    damped = importance.damped()
+    damped = importance.checked(rows, columns).damped()
     row, column = (f.double().sqrt().cpu().numpy() for f in (damped.row, damped.column))
-    if not (np.isfinite(row).all() and np.isfinite(column).all() and row.min() > 0 and column.min() > 0):
-        raise FormatError("the importance is not finite and positive", "calibrate on another text")
     return Steps(
         1.0,
         grid_codes.bounded(scale_context.quarter_log2(row)),

@@ -16,7 +16,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo import kernels
-from octavo.base.errors import FormatError
 from octavo.formats import microscaling, outliers
 from octavo.formats.elements.element import Element
 from octavo.formats.importance import Importance
@@ -158,16 +157,8 @@ def _normalized(importance: Importance, matrix: Tensor) -> Importance:
     """Damped, so that no block is without any weight, float32, of mean one.
 
     Raises:
-        FormatError: its sides are not the matrix's, or it is negative or not finite.
+        FormatError: it is not that of such a matrix.
     """
-    sides = (importance.row.numel(), importance.column.numel())
-    if sides != tuple(matrix.shape):
-        raise FormatError(
-            f"the importance is of {sides}, the weights are {tuple(matrix.shape)}", "calibrate this model"
-        )
-    for factor in (importance.row, importance.column):
-        if not bool((factor.isfinite() & (factor >= 0)).all()):
-            raise FormatError("the importance is negative or not finite", "calibrate again")
-    damped = importance.damped()
+    damped = importance.checked(*matrix.shape).damped()
     row, column = (factor.double() / factor.double().mean() for factor in (damped.row, damped.column))
     return Importance(row.float().to(matrix.device), column.float().to(matrix.device))

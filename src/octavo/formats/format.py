@@ -6,6 +6,8 @@ Parts of a quantized tensor, for fixed-width formats (octavo.formats.fixed_width
 - `scales`: [rows or 1, blocks] in the scale's own dtype; `scale`: float32 second level, where the type has one;
 - `codebook`: float32 [levels], for codebooks that the format string does not spell out;
 - `outlier_index`, `outlier_value`: see octavo.formats.outliers.
+
+octavo.formats.column_groups has its own, and so has octavo.formats.entropy_coded.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats import fixed_width
+from octavo.formats import column_groups, fixed_width
+from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.element import Element
 from octavo.formats.elements.grid import Grid
 from octavo.formats.importance import Importance
@@ -41,7 +44,7 @@ class Format:
         code: `fixed` width, or entropy coded by asymmetric numeral systems (`ans`).
     """
 
-    element: Element | Grid | Microscaling
+    element: Element | Grid | Microscaling | ColumnGroups
     scaling: Scaling = field(default_factory=Scaling)
     outliers: float = 0.0
     code: Literal["fixed", "ans"] = "fixed"
@@ -54,6 +57,10 @@ class Format:
         if isinstance(self.element, Grid):
             if self.code != "ans":
                 raise FormatError(f"{self.element} has no fixed width", f"write {self.element} ... ans")
+        elif isinstance(self.element, ColumnGroups) and (self.outliers or self.code != "fixed"):
+            raise FormatError(
+                "groups of columns have fixed width and no outliers", f"write {self.element} b64 search:s8"
+            )
         elif self.scaling.granularity == "separable":
             raise FormatError("separable steps belong to grids", "write grid(step=...) separable ans, or e.g. b64")
         if isinstance(self.element, Microscaling) and (
@@ -114,6 +121,8 @@ class Format:
         if self.code != "fixed" or isinstance(self.element, Grid):
             raise FormatError(f"the size of {self} depends on the data", "quantize, and ask the result")
         rows, columns = matrix_shape(shape)
+        if isinstance(self.element, ColumnGroups):
+            return column_groups.stored_bits(self, rows, columns)
         scale_rows, blocks = self.scaling.scales_shape(rows, columns)
         kind = self.scaling.kind
         # NVFP4's second level is the type's own; E8M0 has none.
@@ -143,6 +152,8 @@ class Format:
             from octavo.formats import entropy_coded
 
             return entropy_coded.quantize(self, weights, importance)
+        if isinstance(self.element, ColumnGroups):
+            return column_groups.quantize(self, weights, importance)
         return fixed_width.quantize(self, weights, importance)
 
     def dequantize(self, quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
@@ -151,6 +162,8 @@ class Format:
             from octavo.formats import entropy_coded
 
             return entropy_coded.dequantize(quantized)
+        if isinstance(self.element, ColumnGroups):
+            return column_groups.dequantize(quantized)
         return fixed_width.dequantize(quantized)
 
     def fake_quantize(

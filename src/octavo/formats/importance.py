@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from octavo.base.errors import FormatError
+
 
 @dataclass(frozen=True, eq=False)
 class Importance:
@@ -24,6 +26,22 @@ class Importance:
     def mean(self) -> float:
         """Mean of F over the whole matrix."""
         return float(self.row.double().mean() * self.column.double().mean())
+
+    def checked(self, rows: int, columns: int) -> Importance:
+        """The same, if it can be that of a matrix of `rows` x `columns`.
+
+        Raises:
+            FormatError: it has another shape, or is negative or not finite.
+        """
+        sides = (self.row.numel(), self.column.numel())
+        if sides != (rows, columns):
+            raise FormatError(
+                f"the importance is of {sides}, the weights are {(rows, columns)}", "calibrate this model"
+            )
+        for factor in (self.row, self.column):
+            if not bool((factor.isfinite() & (factor >= 0)).all()):
+                raise FormatError("the importance is negative or not finite", "calibrate again")
+        return self
 
     def damped(self, fraction: float = 1e-3) -> Importance:
         """Both factors lifted by `fraction` of their mean, so that no weight is free."""

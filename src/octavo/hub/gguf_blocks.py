@@ -19,6 +19,7 @@ from torch import Tensor
 
 from octavo.base.errors import OctavoError
 from octavo.formats.coding.packing import unpack
+from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.grid import Grid
 from octavo.formats.tensor import QuantizedTensor
 
@@ -97,8 +98,8 @@ def _codebook(quantized: QuantizedTensor) -> list[float]:
     if "codebook" in quantized.parts:
         return quantized.parts["codebook"].tolist()
     element, scaling = quantized.format.element, quantized.format.scaling
-    if isinstance(element, Grid):
-        raise TypeError("a grid is entropy-coded and was refused before")
+    if isinstance(element, Grid | ColumnGroups):
+        raise TypeError("grids and groups of columns have other parts and were refused before")
     return element.codebook(scaling.base, scaling.block).tolist()
 
 

@@ -8,6 +8,7 @@ from math import prod
 import torch
 
 from octavo.base.errors import CheckpointError
+from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.format import Format, matrix_shape
 from octavo.formats.outliers import outlier_bits, outlier_count
 from octavo.hub.headers import Header
@@ -18,6 +19,11 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
     """Shape and dtype of every part of a tensor of that shape; a coded stream has the length -1, for it varies."""
     rows, columns = matrix_shape(shape)
     parts: dict[str, Header] = {}
+    if isinstance(format.element, ColumnGroups):
+        parts["group"] = Header((format.element.index_bytes(columns),), torch.uint8)
+        for number, group, count in format.element.groups(format.scaling, columns):
+            parts |= {f"{name}_{number}": header for name, header in expected_parts(group, (rows, count)).items()}
+        return parts
     if format.code == "ans":
         parts["coded"] = Header((-1,), torch.uint8)
     if format.levels is None:

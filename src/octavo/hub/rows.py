@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from octavo.formats.column_groups import ColumnGroups, members
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
@@ -28,6 +29,8 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
         if "wide_codes" in parts:
             parts["wide_codes"] = parts["wide_codes"][index]
         return QuantizedTensor(quantized.format, (len(index), columns), parts).dequantize()
+    if isinstance(quantized.format.element, ColumnGroups):
+        return _of_groups(quantized, index)
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= {"codes", "scales", "scale", "codebook"} or not index.numel():
         return None
@@ -52,3 +55,14 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
         parts["scales"] = raw.view(len(chosen), scales.shape[1], width).view(scales.dtype).view(len(chosen), -1)
     matrix = QuantizedTensor(quantized.format, (len(chosen), columns), parts).dequantize()
     return matrix[inverse * group + index % group]
+
+
+def _of_groups(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
+    """Rows of a matrix whose columns are in groups, from the rows of each group."""
+    values = torch.empty(len(index), quantized.shape[-1], device=index.device)
+    for chosen, group in members(quantized):
+        found = select_rows(group, index)
+        if found is None:
+            return None
+        values[:, chosen] = found
+    return values

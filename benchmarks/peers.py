@@ -9,6 +9,9 @@ Each peer is a function of (weight, importance of the columns or None) that runs
     bitsandbytes    quantize_4bit on the CPU, blocks of 64, with single and double quantized scales
     torchao         its primitives for asymmetric int4 in groups of 32, MXFP4 and NVFP4
 
+    llama.cpp files llama_model_quantize on the whole model: the mixtures of types that its files have, without an
+                    importance matrix. (Narrow models make its types with blocks of 256 fall back to wider ones.)
+
 bitsandbytes' blocks run across row ends too. Bits count codes, scales, zeros and per-tensor scales.
 
     pip install -e ".[peers]"     llama-cpp-python is built from source, a few minutes
@@ -20,8 +23,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +36,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from octavo.base.errors import OctavoError
+from octavo.checkpoints import open_checkpoint
+from octavo.hub.export import export
 
 Dequantized = tuple[Tensor, float]
 """The dequantized matrix, float32, and the bits stored for each of its weights."""
@@ -178,6 +184,36 @@ def torchao_nvfp4(weight: Tensor, column: Tensor | None) -> Dequantized:
     scale = per_tensor_amax_to_scale(padded.abs().amax())
     found = NVFP4Tensor.to_nvfp4(padded, per_tensor_scale=scale).dequantize(torch.float32)
     return _cut(found, weight), (4.5 * padded.numel() + 32) / weight.numel()
+
+
+FILES = ("Q4_K_M", "Q3_K_M", "Q2_K")
+"""Mixtures of llama.cpp that are measured as whole files."""
+
+
+def llama_cpp_file(mixture: str, reference: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], float]:
+    """Some tensors of a model as a llama.cpp file of a mixture holds them, and the bits stored for each weight of them.
+
+    Args:
+        mixture: one of `FILES`.
+        reference: a dense model of the Llama family.
+        names: the tensors, by their names in it.
+    """
+    import gguf
+    import llama_cpp
+
+    with tempfile.TemporaryDirectory() as scratch:
+        dense, quantized = Path(scratch) / "dense.gguf", Path(scratch) / "quantized.gguf"
+        export(reference, dense, "gguf")
+        options = llama_cpp.llama_model_quantize_default_params()
+        options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{mixture}")
+        if llama_cpp.llama_model_quantize(str(dense).encode(), str(quantized).encode(), ctypes.byref(options)):
+            raise OctavoError(f"llama.cpp made no {mixture} file", "see what it printed")
+        read = open_checkpoint(quantized)
+        tensors = {name: read.read(name).float() for name in names}
+        map = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, read.config["num_hidden_layers"])
+        wanted = {map.get_name(name, try_suffixes=(".weight",)) for name in names}
+        nbytes = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(quantized).tensors if tensor.name in wanted)
+        return tensors, 8 * nbytes / sum(tensor.numel() for tensor in tensors.values())
 
 
 def _padded(weight: Tensor, block: int) -> Tensor:

@@ -17,6 +17,7 @@ are kept in benchmarks/results/quality.json and measured again only where they a
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from octavo.formats import Format
 from octavo.measure.divergence import SequenceDivergence, compare, summarize
 from octavo.models import load_language_model
 from octavo.models.permute import write_permuted_reference
-from peers import PEERS
+from peers import FILES, PEERS, llama_cpp_file
 from texts import cache_folder, sequences
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
@@ -143,6 +144,12 @@ class Bench:
             self.linears[entry.name].weight.data.copy_(quantized.dequantize())
         return total / self.numel
 
+    def file(self, mixture: str) -> float:
+        tensors, bits = llama_cpp_file(mixture, self.source, list(self.linears))
+        for name, values in tensors.items():
+            self.linears[name].weight.data.copy_(values)
+        return bits
+
     def peer(self, name: str) -> float:
         total = 0.0
         for tensor, module in self.linears.items():
@@ -176,6 +183,8 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
         for name, peer in PEERS.items():
             if peer.available:
                 yield name, lambda n=name: bench.peer(n)
+        for mixture in FILES if importlib.util.find_spec("llama_cpp") else ():
+            yield f"llama.cpp {mixture} file", lambda m=mixture: bench.file(m)
     if section == "claim":
         for bits in (3, 4, 5):
             for name, text in families(bits).items():

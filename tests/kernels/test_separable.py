@@ -26,7 +26,7 @@ def test_reconstruction_points_replace_the_codes_they_cover() -> None:
 @pytest.mark.parametrize("portable", [False, True], ids=["fastest", "portable"])
 @pytest.mark.parametrize("out", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("dtype", "reach"), [(torch.int8, 128), (torch.int16, 32768)], ids=str)
-@pytest.mark.parametrize("points", [0, 1, 7, 301])
+@pytest.mark.parametrize("points", [0, 1, 7, 9, 15, 17, 301])
 def test_cpp_agrees_bit_for_bit(
     points: int, dtype: torch.dtype, reach: int, out: torch.dtype, portable: bool, generator: torch.Generator
 ) -> None:

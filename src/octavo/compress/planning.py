@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from octavo.base.errors import BudgetError, FormatError
 from octavo.base.progress import Progress
 from octavo.checkpoints import Checkpoint
 from octavo.compress.allocation import check_possible, choose
-from octavo.compress.menu import Menu, menu, plain
+from octavo.compress.menu import WIDTHS, Menu, menu, plain
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
@@ -32,8 +32,8 @@ GRID_LIMIT = 6.0
 SAMPLE = 1 << 15
 """Weights of each tensor that candidate formats are tried on, or a 64th of it if that is more."""
 
-PARTS = 20
-"""Entries in a file that a tensor of fixed widths has, at most: four or fewer a group of columns."""
+PARTS = 1 + 4 * len(WIDTHS)
+"""Entries in a file that a tensor of fixed widths has, at most: four for each group of columns."""
 
 T = TypeVar("T")
 
@@ -67,6 +67,12 @@ class Subject:
         if not np.isfinite(square):
             raise FormatError(f"{name} has NaN or infinite weights", "repair the checkpoint, or --exclude the tensor")
         return tensor, self.sensitivity.of(name, tuple(tensor.shape), square)
+
+    def plan(self, entries: Iterable[PlanEntry], budget: int | None, budget_of: BudgetOf, **found: Any) -> Plan:
+        """A plan of these entries; `found` are the fields of `Plan` that not all plans have."""
+        kind = "fisher" if self.sensitivity.importance else "uniform"
+        counted, kept = self.selection.counted, self.selection.kept_bits
+        return Plan(tuple(entries), budget, budget_of, counted, kept, sensitivity=kind, **found)
 
     def map(self, work: Callable[[str], T], description: str, names: Sequence[str] | None = None) -> Iterator[T]:
         """`work` on every quantized tensor, in order, several at once where memory allows."""
@@ -159,26 +165,18 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     level = find_level(
         lambda work, description: subject.map(lambda name: work(weighted(name)), description), shapes, left
     )
-    plan = Plan(
-        tuple(
-            PlanEntry(
-                name,
-                shape,
-                f"grid(step={level.step!r}) separable ans",
-                level.costs[name].bits / prod(shape),
-                resident_bits(shape, level.costs[name].wide) / prod(shape),
-                level.costs[name].loss,
-            )
-            for name, shape in shapes.items()
-        ),
-        budget,
-        "file",
-        selection.counted,
-        selection.kept_bits,
-        step=level.step,
-        uniform_loss=sum(level.uniform.values()),
-        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
+    entries = tuple(
+        PlanEntry(
+            name,
+            shape,
+            f"grid(step={level.step!r}) separable ans",
+            level.costs[name].bits / prod(shape),
+            resident_bits(shape, level.costs[name].wide) / prod(shape),
+            level.costs[name].loss,
+        )
+        for name, shape in shapes.items()
     )
+    plan = subject.plan(entries, budget, "file", step=level.step, uniform_loss=sum(level.uniform.values()))
     if plan.predicted_loss <= plan.uniform_loss:
         return plan
     rate = left / sum(prod(shape) for shape in shapes.values())
@@ -216,16 +214,7 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf) -> Plan
     for name, found, pick in zip(names, menus, chosen.picks, strict=True):
         bits = found.sizes[pick] / prod(selection.shapes[name])
         entries.append(PlanEntry(name, selection.shapes[name], found.formats[pick], bits, bits, found.losses[pick]))
-    return Plan(
-        tuple(entries),
-        budget,
-        budget_of,
-        selection.counted,
-        selection.kept_bits,
-        uniform_loss=min(uniform, default=float("nan")),
-        gap=chosen.gap,
-        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
-    )
+    return subject.plan(entries, budget, budget_of, uniform_loss=min(uniform, default=float("nan")), gap=chosen.gap)
 
 
 def fixed_format_plan(subject: Subject, text: str) -> Plan:
@@ -246,15 +235,7 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
             resident = in_memory if format.levels is None else replace(format, code="fixed").bits(shape)
         return PlanEntry(name, shape, str(format), file_bits, resident, factor * _loss(format, sample, weight))
 
-    entries = tuple(subject.map(entry, "planning"))
-    plan = Plan(
-        entries,
-        None,
-        "file",
-        selection.counted,
-        selection.kept_bits,
-        sensitivity="fisher" if subject.sensitivity.importance else "uniform",
-    )
+    plan = subject.plan(subject.map(entry, "planning"), None, "file")
     return replace(plan, uniform_loss=plan.predicted_loss)
 
 

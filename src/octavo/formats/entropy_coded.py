@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ from octavo.formats.elements.grid import Grid as GridElement
 from octavo.formats.format import Format, matrix_shape
 from octavo.formats.grid_codes import Grid, Steps
 from octavo.formats.importance import Importance
-from octavo.formats.scaling import block_statistic
+from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
 
 VERSION = 1
@@ -54,6 +55,9 @@ CODES = 1 << 17
 
 _OCTAVES = 126
 """Powers of two from 2^-126 to 2^126 and their products by a fraction are normal numbers in float32."""
+
+_FARTHEST = _OCTAVES * scale_context.QUARTERS
+"""No row or column step of a sound stream lies farther from 1 in quarter octaves."""
 
 _HEADER = struct.Struct("<BB4bf4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
@@ -83,14 +87,21 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
         return resident(quantized).dequantize()
     parts = quantized.parts
     codes = parts["codes"]
-    row = torch.from_numpy(1 / scale_context.power(parts["row_step"].cpu().numpy())).to(codes.device)
-    column = torch.from_numpy(1 / scale_context.power(parts["column_step"].cpu().numpy())).to(codes.device)
-    column = column * parts["step"]
+    steps = _steps(codes.device)
+    row = steps[parts["row_step"].long() + _FARTHEST]
+    column = steps[parts["column_step"].long() + _FARTHEST] * parts["step"]
     values = kernels.separable_dequantize(codes, row, column, parts["points"])
     if "wide" in parts:
         wide = parts["wide"].long()
         values[:, wide] = kernels.separable_dequantize(parts["wide_codes"], row, column[wide], parts["points"])
     return values.view(quantized.shape)
+
+
+@cache
+def _steps(device: torch.device) -> Float32[Tensor, " steps"]:
+    """Steps by the quarter octaves that a stream holds, which are those of the step's inverse."""
+    quarters = np.arange(-_FARTHEST, _FARTHEST + 1)
+    return torch.from_numpy(1 / scale_context.power(quarters)).to(device)
 
 
 def resident(quantized: QuantizedTensor) -> QuantizedTensor:
@@ -133,7 +144,7 @@ def grid_of(
         raise FormatError(f"{format} is impossible", "grids take tensor, channel or separable scales and no outliers")
     rows, columns = matrix_shape(tuple(weights.shape))
     matrix = weights.detach().reshape(rows, columns).float().cpu()
-    scales = block_statistic(matrix, replace_scaling(format))  # refuses NaN and infinity
+    scales = block_statistic(matrix, _step_scaling(format))  # refuses NaN and infinity
     values = matrix.numpy()
     if scaling.granularity == "separable":
         unit = separable_steps(importance, rows, columns)
@@ -148,8 +159,8 @@ def grid_of(
     return _grid_at(values, unit, element.rate), values
 
 
-def replace_scaling(format: Format):
-    """The scaling whose statistic a grid's step is a multiple of."""
+def _step_scaling(format: Format) -> Scaling:
+    """The scaling whose statistic a grid's step is a multiple of; for separable steps, any."""
     scaling = format.scaling
     if scaling.granularity != "separable":
         return scaling

@@ -88,16 +88,15 @@ class Grid:
         return index, context, scaled
 
 
-def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRIFT, largest: int = LARGEST) -> Grid:
+def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRIFT) -> Grid:
     """The grid of a matrix under given steps: measures the scale of its rows and columns.
 
     Args:
         weights: float32 [rows, columns].
-        steps: wanted steps; those of a column are coarsened where an index would exceed `largest`.
+        steps: wanted steps; those of a column are coarsened where an index would exceed `LARGEST`.
         thrift: see `Grid`.
-        largest: largest index.
     """
-    over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (largest + 0.4), 1))).astype(np.int16)
+    over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (LARGEST + 0.4), 1))).astype(np.int16)
     steps = replace(steps, column=steps.column - over)
     squares = np.square(weights, dtype=np.float32)
     row_inverse, column_inverse = (np.square(v, dtype=np.float64) for v in (steps.row_inverse, steps.column_inverse))
@@ -173,21 +172,19 @@ class Census:
         return width, tables, bits
 
 
-def take_census(weights: NDArray[np.float32], grid: Grid, sample: int = 1) -> Census:
+def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
     """Count the indices of a matrix.
 
     Args:
         weights: float32 [rows, columns].
         grid: its grid.
-        sample: count every `sample`-th row only (for a quick estimate; multiply the counts yourself).
     """
     size = LARGEST + 1
     counts = np.zeros(scale_context.FINEST * size, dtype=np.int64)
     number = np.zeros(POINTS + 1, dtype=np.int64)
     short, square = np.zeros(POINTS + 1), 0.0
     for rows in grid.chunks():
-        picked = slice(rows.start, rows.stop, sample)
-        index, context, scaled = grid.indices(weights[picked], picked)
+        index, context, scaled = grid.indices(weights[rows], rows)
         magnitude = np.abs(index)
         counts += np.bincount((context.astype(np.int32) * size + magnitude).ravel(), minlength=len(counts))
         gap = magnitude - np.abs(scaled)

@@ -10,7 +10,7 @@ are not saved); the coded stream stays as the saved buffer, on the CPU wherever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from octavo.base.errors import CheckpointError
 from octavo.formats.tensor import QuantizedTensor
-from octavo.hub.rows import select_rows
+from octavo.hub.rows import select_rows, slice_rows
 from octavo.hub.tensor_like import TensorLike
 
 if TYPE_CHECKING:
@@ -83,6 +83,25 @@ class PackedTensor(TensorLike, nn.Module):
         if chosen is None:
             return self.dense()[index]
         return chosen.reshape(len(index), *self.shape[1:]).to(self.dtype)
+
+    def take(self, start: int, stop: int) -> Tensor:
+        taken = self._take(start, stop)
+        return self.dense()[start:stop] if taken is None else taken
+
+    def slabs(self, height: int) -> Iterator[Tensor]:
+        for start in range(0, len(self), height):
+            taken = self._take(start, min(len(self), start + height))
+            if taken is None:
+                # It is the format that cannot be cut, so this is the first slab.
+                yield self.dense()
+                return
+            yield taken
+
+    def _take(self, start: int, stop: int) -> Tensor | None:
+        """Entries start to stop of the first axis; None where only the whole can be dequantized."""
+        each = self.numel() // self.shape[-1] // self.shape[0]
+        taken = slice_rows(self.resident(), start * each, stop * each)
+        return None if taken is None else taken.reshape(stop - start, *self.shape[1:]).to(self.dtype)
 
     def check(self) -> None:
         """CheckpointError, naming the tensor, if a part holds what no quantizer writes: a scale that is not finite."""

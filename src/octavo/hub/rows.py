@@ -9,6 +9,9 @@ from octavo.formats.column_groups import ColumnGroups, members
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
+_BY_ROW = {"codes", "scales", "scale", "codebook"}
+"""Parts that lie row by row, or hold for all rows."""
+
 
 def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     """Rows `index` (1-D, int64, any order, with repeats) of the tensor seen as a matrix [rows, columns], float32.
@@ -32,10 +35,9 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if isinstance(quantized.format.element, ColumnGroups):
         return _of_groups(quantized, index)
     levels = quantized.format.levels
-    if levels is None or not parts.keys() <= {"codes", "scales", "scale", "codebook"} or not index.numel():
+    if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
-    digits = layout_of(levels).digits
-    group = 1 if columns % digits == 0 else digits
+    group = _rows_a_group(columns, levels)
     wanted, inverse = torch.unique(index // group, return_inverse=True)
     row_bytes = packed_bytes(group * columns, levels)
     whole = rows // group
@@ -57,11 +59,55 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     return matrix[inverse * group + index % group]
 
 
+def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | None:
+    """Rows start to stop of the tensor seen as a matrix [rows, columns], float32: `select_rows` without copying parts.
+
+    Returns None where rows cannot be cut out, as `select_rows` does.
+    """
+    columns = quantized.shape[-1]
+    rows = quantized.numel // columns
+    parts = dict(quantized.parts)
+    if "row_step" in parts:
+        for name in ("codes", "row_step", "wide_codes"):
+            if name in parts:
+                parts[name] = parts[name][start:stop]
+        return QuantizedTensor(quantized.format, (stop - start, columns), parts).dequantize()
+    if isinstance(quantized.format.element, ColumnGroups):
+        return _slice_of_groups(quantized, start, stop)
+    levels = quantized.format.levels
+    if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
+        return None
+    group = _rows_a_group(columns, levels)
+    # Whole groups around the rows that are wanted; the last one may be short.
+    begin, end = start // group * group, min(-(-stop // group) * group, rows)
+    parts["codes"] = parts["codes"][packed_bytes(begin * columns, levels) : packed_bytes(end * columns, levels)]
+    if parts["scales"].shape[0] == rows and rows > 1:
+        parts["scales"] = parts["scales"][begin:end]
+    matrix = QuantizedTensor(quantized.format, (end - begin, columns), parts).dequantize()
+    return matrix[start - begin : stop - begin]
+
+
+def _rows_a_group(columns: int, levels: int) -> int:
+    """Rows that together start and end at whole packed groups."""
+    digits = layout_of(levels).digits
+    return 1 if columns % digits == 0 else digits
+
+
 def _of_groups(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     """Rows of a matrix whose columns are in groups, from the rows of each group."""
     values = torch.empty(len(index), quantized.shape[-1], device=index.device)
     for chosen, group in members(quantized):
         found = select_rows(group, index)
+        if found is None:
+            return None
+        values[:, chosen] = found
+    return values
+
+
+def _slice_of_groups(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | None:
+    values = torch.empty(stop - start, quantized.shape[-1], device=next(iter(quantized.parts.values())).device)
+    for chosen, group in members(quantized):
+        found = slice_rows(group, start, stop)
         if found is None:
             return None
         values[:, chosen] = found

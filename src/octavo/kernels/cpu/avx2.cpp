@@ -108,17 +108,51 @@ OCTAVO_AVX2 void narrow_bfloat16(const float* in, std::size_t n, std::uint16_t* 
     generic::narrow_bfloat16(in, n, out);
 }
 
-OCTAVO_AVX2 void separable(const float* points, float row, const float* columns, std::size_t n, float* out) {
-    generic::separable(points, row, columns, n, out);
+OCTAVO_AVX2 OCTAVO_INLINE __m256i widened(const std::int8_t* codes) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
 }
 
-OCTAVO_AVX2 void widen_int8(const std::int8_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
-OCTAVO_AVX2 void widen_int16(const std::int16_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
+OCTAVO_AVX2 OCTAVO_INLINE __m256i widened(const std::int16_t* codes) {
+    return _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+
+template <typename Code>
+OCTAVO_AVX2 OCTAVO_INLINE void grid(const Code* codes, std::size_t n, const Points& points, float row,
+                                    const float* columns, float* out) {
+    std::size_t i = 0;
+    if (2 * static_cast<std::size_t>(points.half) + 1 <= few_points) {
+        const __m256 low = _mm256_loadu_ps(points.table), high = _mm256_loadu_ps(points.table + lane);
+        const __m256 rows = _mm256_set1_ps(row);
+        const __m256i half = _mm256_set1_epi32(points.half), last = _mm256_add_epi32(half, half);
+        for (; i + lane <= n; i += lane) {
+            const __m256i code = widened(codes + i), index = _mm256_add_epi32(code, half);
+            // Bit 3 of the index, moved to the sign, picks the upper half of the table.
+            const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+            const __m256 point = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
+                                                  _mm256_permutevar8x32_ps(high, index), upper);
+            // Unsigned, an index below 0 is a large one.
+            const __m256i covered = _mm256_cmpeq_epi32(_mm256_min_epu32(index, last), index);
+            const __m256 value = _mm256_blendv_ps(_mm256_cvtepi32_ps(code), point, _mm256_castsi256_ps(covered));
+            _mm256_storeu_ps(out + i, _mm256_mul_ps(value, _mm256_mul_ps(rows, _mm256_loadu_ps(columns + i))));
+        }
+    }
+    generic::grid(codes + i, n - i, points, row, columns + i, out + i);
+}
+
+OCTAVO_AVX2 void grid_int8(const std::int8_t* codes, std::size_t n, const Points& points, float row,
+                           const float* columns, float* out) {
+    grid(codes, n, points, row, columns, out);
+}
+
+OCTAVO_AVX2 void grid_int16(const std::int16_t* codes, std::size_t n, const Points& points, float row,
+                            const float* columns, float* out) {
+    grid(codes, n, points, row, columns, out);
+}
 
 }  // namespace
 
 const Loops avx2_loops = {
-    "AVX2", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, separable, widen_int8, widen_int16,
+    "AVX2", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, grid_int8, grid_int16,
 };
 
 }  // namespace octavo

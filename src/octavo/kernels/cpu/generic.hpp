@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "loops.hpp"
+
 #define OCTAVO_INLINE inline __attribute__((always_inline))
 
 namespace octavo::generic {
@@ -44,13 +46,15 @@ OCTAVO_INLINE void values(const std::uint8_t* codes, std::size_t n, const float*
     for (std::size_t i = 0; i < n; ++i) out[i] = table[codes[i]] * factor;
 }
 
-OCTAVO_INLINE void separable(const float* points, float row, const float* columns, std::size_t n, float* out) {
-    for (std::size_t i = 0; i < n; ++i) out[i] = points[i] * (row * columns[i]);
-}
-
 template <typename Code>
-OCTAVO_INLINE void widen_integer(const Code* in, std::size_t n, float* out) {
-    for (std::size_t i = 0; i < n; ++i) out[i] = static_cast<float>(in[i]);
+OCTAVO_INLINE void grid(const Code* codes, std::size_t n, const Points& points, float row, const float* columns,
+                        float* out) {
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::int32_t code = codes[i];
+        const bool covered = -points.half <= code && code <= points.half;
+        const float point = covered ? points.table[code + points.half] : static_cast<float>(code);
+        out[i] = point * (row * columns[i]);
+    }
 }
 
 }  // namespace octavo::generic

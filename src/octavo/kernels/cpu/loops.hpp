@@ -18,6 +18,16 @@ constexpr std::size_t lane = 8;
 // Comparisons done one by one; a larger table is bisected below this many coarse cells.
 constexpr std::size_t coarse_cells = 32;
 
+// What a grid's codes stand for: table[code + half] if |code| <= half, else the code itself. At least few_points
+// entries of the table are readable.
+struct Points {
+    const float* table;
+    std::int32_t half;
+};
+
+// So many points fit two registers of eight.
+constexpr std::size_t few_points = 2 * lane;
+
 struct Loops {
     const char* name;
 
@@ -37,10 +47,11 @@ struct Loops {
     void (*widen_float16)(const std::uint16_t* in, std::size_t n, float* out);
     void (*narrow_bfloat16)(const float* in, std::size_t n, std::uint16_t* out);
 
-    // out[i] = points[i] * (row * columns[i]), in place where out == points.
-    void (*separable)(const float* points, float row, const float* columns, std::size_t n, float* out);
-    void (*widen_int8)(const std::int8_t* in, std::size_t n, float* out);
-    void (*widen_int16)(const std::int16_t* in, std::size_t n, float* out);
+    // out[i] = point(codes[i]) * (row * columns[i]), the points being the grid's.
+    void (*grid_int8)(const std::int8_t* codes, std::size_t n, const Points& points, float row, const float* columns,
+                      float* out);
+    void (*grid_int16)(const std::int16_t* codes, std::size_t n, const Points& points, float row, const float* columns,
+                       float* out);
 };
 
 extern const Loops portable_loops;

@@ -35,17 +35,21 @@ void values(const std::uint8_t* codes, std::size_t n, const float* table, std::s
 void widen_bfloat16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_bfloat16(in, n, out); }
 void widen_float16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_float16(in, n, out); }
 void narrow_bfloat16(const float* in, std::size_t n, std::uint16_t* out) { generic::narrow_bfloat16(in, n, out); }
-void widen_int8(const std::int8_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
-void widen_int16(const std::int16_t* in, std::size_t n, float* out) { generic::widen_integer(in, n, out); }
 
-void separable(const float* points, float row, const float* columns, std::size_t n, float* out) {
-    generic::separable(points, row, columns, n, out);
+void grid_int8(const std::int8_t* codes, std::size_t n, const Points& points, float row, const float* columns,
+               float* out) {
+    generic::grid(codes, n, points, row, columns, out);
+}
+
+void grid_int16(const std::int16_t* codes, std::size_t n, const Points& points, float row, const float* columns,
+                float* out) {
+    generic::grid(codes, n, points, row, columns, out);
 }
 
 }  // namespace
 
 const Loops portable_loops = {
-    "portable", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, separable, widen_int8, widen_int16,
+    "portable", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, grid_int8, grid_int16,
 };
 
 const Loops& choose_loops(bool portable) {

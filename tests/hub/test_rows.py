@@ -6,7 +6,7 @@ import torch
 from octavo.formats.format import Format
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.packed import PackedTensor
-from octavo.hub.rows import select_rows
+from octavo.hub.rows import select_rows, slice_rows
 
 FORMATS = (
     "int@4 b32 absmax:fp16",
@@ -17,6 +17,7 @@ FORMATS = (
     "int@5 b8 absmax:e8m0",
     "mxfp4",
     "nvfp4",
+    "columns(int@8=4,int@3) channel absmax:bf16",
 )
 
 
@@ -44,6 +45,16 @@ def test_rows_of_the_resident_form(text: str, generator: torch.Generator) -> Non
     assert torch.equal(packed.dense(), whole)
     index = torch.tensor([32, 0, 0, 7])
     assert torch.equal(packed.rows(index), whole[index])
+    assert torch.equal(packed.take(5, 21), whole[5:21])
+
+
+@pytest.mark.parametrize("text", FORMATS)
+@pytest.mark.parametrize("shape", [(40, 17), (37, 64), (1, 5), (23, 1)])
+def test_a_slice_of_rows_is_that_of_the_whole(text: str, shape: tuple[int, int], generator: torch.Generator) -> None:
+    quantized = Format.parse(text).quantize(torch.randn(shape, generator=generator))
+    whole, rows = quantized.dequantize(), shape[0]
+    for start, stop in ((0, rows), (rows - 1, rows), (0, 1), (rows // 3, rows // 2 + 1)):
+        assert torch.equal(slice_rows(quantized, start, stop), whole[start:stop])
 
 
 def test_outliers_run_over_the_whole_tensor(generator: torch.Generator) -> None:

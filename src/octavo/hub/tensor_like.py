@@ -17,9 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-# Weights dequantized at once by a linear layer: 4 MiB in float32. They are still in a processor's cache when they are
-# multiplied, and a block of memory so small is used again for the next slab, not fetched from the system each time.
-SLAB = 1 << 20
+# Weights dequantized at once by a linear layer: 8 MiB in float32. Larger blocks of memory are fetched from the system
+# for every slab, which takes longer than dequantizing; smaller ones make many small products of a long input.
+SLAB = 1 << 21
+
+# Slabs are so many rows high or a multiple of it, so that matrix products are blocked as those of the whole weight.
+ROWS = 16
 
 
 class TensorLike:
@@ -116,7 +119,7 @@ def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor:
     if not isinstance(weight, TensorLike) or weight.numel() <= SLAB or weight.ndim != 2:
         return F.linear(input, _dense(weight), bias)
     results, start = [], 0
-    for slab in weight.slabs(max(1, SLAB // weight.shape[1])):
+    for slab in weight.slabs(max(1, SLAB // weight.shape[1] // ROWS) * ROWS):
         part = None if bias is None else bias[start : start + len(slab)]
         results.append(F.linear(input, slab, part))
         start += len(slab)

@@ -48,6 +48,20 @@ def test_rows_of_the_resident_form(text: str, generator: torch.Generator) -> Non
     assert torch.equal(packed.take(5, 21), whole[5:21])
 
 
+@pytest.mark.parametrize("wide", [2, 17])
+def test_rows_of_wide_columns(wide: int, generator: torch.Generator) -> None:
+    weights = torch.randn(33, 17, generator=generator)
+    weights[:, wide:] *= 0.01
+    packed = as_weight(Format.parse("grid(step=0.01) tensor rms:fp32 ans").quantize(weights))
+    parts, step = packed.resident().parts, 0.01 * weights.square().mean().sqrt()
+    assert parts["wide"].tolist() == list(range(wide))
+    whole = packed.dense()
+    assert float((whole - weights).abs().max()) < step
+    index = torch.tensor([32, 0, 0, 7])
+    assert torch.equal(packed.rows(index), whole[index])
+    assert torch.equal(packed.take(5, 21), whole[5:21])
+
+
 @pytest.mark.parametrize("text", FORMATS)
 @pytest.mark.parametrize("shape", [(40, 17), (37, 64), (1, 5), (23, 1)])
 def test_a_slice_of_rows_is_that_of_the_whole(text: str, shape: tuple[int, int], generator: torch.Generator) -> None:

@@ -120,8 +120,9 @@ def compare(
     for start in range(0, len(reference), POSITIONS):
         part = slice(start, start + POSITIONS)
         p, q = (torch.log_softmax(x[part].float(), dim=-1) for x in (reference, model.to(reference.device)))
-        forward.append(_divergence(p, q))
-        backward.append(_divergence(q, p))
+        difference = p - q
+        forward.append(_divergence(p, difference))
+        backward.append(_divergence(q, difference.neg_()))
         agreement.append((p.argmax(-1) == q.argmax(-1)).double())
         label = labels[part].to(p.device)
         for found, into in zip((q, p), losses, strict=True):
@@ -132,21 +133,27 @@ def compare(
     return SequenceDivergence(*parts)
 
 
-def _divergence(p: Float[Tensor, "n vocabulary"], q: Float[Tensor, "n vocabulary"]) -> Float[Tensor, " n"]:
-    """KL divergence of log-probabilities p from q, float64; float32 inside, and yet exact for tiny divergences.
-
-    A tiny divergence is the difference of nearly equal sums. With u = p - q, less its mean under p, it is
-    log E_p[exp(-u)] = log1p(E_p[exp(-u) - 1 + u]), where nothing cancels.
-    """
+def _divergence(p: Float[Tensor, "n vocabulary"], difference: Float[Tensor, "n vocabulary"]) -> Float[Tensor, " n"]:
+    """KL divergence of log-probabilities p from p - difference, float64; float32 inside, but exact where it is tiny."""
     weight = p.exp()
-    difference = p - q
     plain = (weight * difference).sum(-1, dtype=torch.float64)
-    if bool((plain > SMALL).all()):
-        return plain
+    small = ~(plain > SMALL)
+    if bool(small.any()):
+        plain[small] = _small_divergence(weight[small], difference[small], plain[small])
+    return plain
+
+
+def _small_divergence(
+    weight: Float[Tensor, "n vocabulary"], difference: Float[Tensor, "n vocabulary"], plain: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """A tiny divergence `plain`, which is the difference of nearly equal sums, without the cancellation.
+
+    With u = p - q, less its mean under p, it is log E_p[exp(-u)] = log1p(E_p[exp(-u) - 1 + u]), where nothing cancels.
+    """
     centered = difference - plain[:, None].float()
     offset = (weight * centered).sum(-1, dtype=torch.float64)
     curvature = (weight * (torch.expm1(-centered) + centered)).sum(-1, dtype=torch.float64)
-    return torch.where(plain > SMALL, plain, offset + torch.log1p(curvature - offset))
+    return offset + torch.log1p(curvature - offset)
 
 
 def summarize(sequences: Iterable[SequenceDivergence]) -> Divergence:

@@ -12,7 +12,7 @@ import torch
 from octavo.base.errors import ModelError
 from octavo.calibrate.text import heldout_text
 from octavo.models import load_language_model
-from octavo.models.evaluate import evaluate
+from octavo.models.evaluate import evaluate, evaluate_each
 
 TEXT = "The binder folded, gathered and sewed the sheets of the octavo. " * 60
 
@@ -56,6 +56,18 @@ def test_the_loss_is_split_by_position_or_by_layer(tiny_llama: Path, noisy) -> N
     assert [layer.name for layer in by_layer.layers] == ["model.layers.0", "model.layers.1"]
     assert all(10 < layer.sqnr_db.mean < 60 for layer in by_layer.layers)
     assert by_layer.kl == by_position.kl
+
+
+@pytest.mark.parametrize("by", [None, "layer"])
+def test_several_models_share_one_run_of_the_reference(tiny_llama: Path, noisy, by) -> None:
+    reference = load_language_model(tiny_llama)
+    options = {"length": 32, "count": 2, "by": by}
+    alone = [evaluate(model, reference, TEXT, **options) for model in (noisy, tiny_llama)]
+    runs = []
+    reference[0].register_forward_hook(lambda *_: runs.append(1))
+    assert evaluate_each([noisy, tiny_llama], reference, TEXT, **options) == alone
+    assert len(runs) == 2
+    assert alone[0].kl > alone[1].kl == 0
 
 
 def test_it_is_json(tiny_llama: Path, noisy) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError
 
-POSITIONS = 32
-"""Positions compared at once: in float64 a few of these times the vocabulary are in memory."""
+POSITIONS = 8
+"""Positions compared at once: so few that what is computed from them stays in a processor's cache."""
 
 FIRST_BIN = 16
 """Width of the first bin of positions; each further bin is as wide as all before it together."""

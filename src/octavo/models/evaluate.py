@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.running import logits, predicts_next
 from octavo.calibrate.text import heldout_text, token_sequences
-from octavo.measure.divergence import PositionBin, SequenceDivergence, compare, summarize
+from octavo.measure.divergence import Divergence, PositionBin, SequenceDivergence, compare, summarize
 from octavo.measure.layerwise import LayerNoise, LayerQuality, decoder_layers, recorded
 from octavo.models.loading import context_length, load_language_model
 
@@ -62,9 +63,13 @@ class Evaluation:
         return _finite(dataclasses.asdict(self))
 
 
+Source = str | Path | nn.Module | tuple[Any, Any]
+"""A model to load, a loaded transformers model, or a loaded (model, tokenizer)."""
+
+
 def evaluate(
-    model: str | Path | nn.Module,
-    reference: str | Path | nn.Module,
+    model: Source,
+    reference: Source,
     text: str | Path | Int[Tensor, "sequences length"] | None = None,
     *,
     length: int = 512,
@@ -79,7 +84,7 @@ def evaluate(
     Both models are in memory, and the logits of one sequence.
 
     Args:
-        model: a source to load, or a loaded transformers model.
+        model: a source to load, a loaded transformers model, or a loaded (model, tokenizer).
         reference: likewise.
         text: the text itself, a Path to it, or token ids; default: docstrings of Python's library. A short text gives
             fewer sequences, and `length` is cut to what the models take.
@@ -95,28 +100,78 @@ def evaluate(
             text's tokens are unknown.
         CheckpointError: a source cannot be read.
     """
-    judged, tokenizer = _loaded(model)
+    options = {"length": length, "count": count, "by": by, "seed": seed, "device": device, "progress": progress}
+    return evaluate_each([model], reference, text, **options)[0]
+
+
+def evaluate_each(
+    models: Sequence[Source],
+    reference: Source,
+    text: str | Path | Int[Tensor, "sequences length"] | None = None,
+    *,
+    length: int = 512,
+    count: int = 8,
+    by: By | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: Progress = SILENT,
+) -> list[Evaluation]:
+    """`evaluate` of several models against one reference, which runs only once on every sequence.
+
+    All models are in memory together. Arguments and errors are those of `evaluate`.
+    """
     original, original_tokenizer = _loaded(reference)
+    loaded = [_loaded(model) for model in models]
+    judged = [model for model, _ in loaded]
+    for model in judged:
+        _check_vocabularies(model, original)
     if device is not None:
-        for loaded in (judged, original):
-            loaded.to(device)
-    _check_vocabularies(judged, original)
+        for model in (*judged, original):
+            model.to(device)
     if isinstance(text, Tensor):
         sequences = text
     else:
-        limits = [limit for limit in map(context_length, (judged, original)) if limit]
+        limits = [limit for limit in map(context_length, (*judged, original)) if limit]
         sequences = token_sequences(
-            _one_of(original_tokenizer, tokenizer),
+            _one_of(original_tokenizer, *(tokenizer for _, tokenizer in loaded)),
             heldout_text() if text is None else text,
             min([length, *limits]),
             count,
             generator=torch.Generator().manual_seed(seed),
         )
-    noise = LayerNoise()
-    found = []
+    noises = [LayerNoise() for _ in judged]
+    found: list[list[SequenceDivergence]] = [[] for _ in judged]
     for row in progress.track(sequences, "evaluating", total=len(sequences)):
-        found.append(_one(judged, original, row, noise if by == "layer" else None))
-    summary = summarize(found)
+        compared = _compared(judged, original, row, noises if by == "layer" else None)
+        for divergence, into in zip(compared, found, strict=True):
+            into.append(divergence)
+    return [
+        _evaluation(summarize(divergences), sequences.shape[1], by, noise)
+        for divergences, noise in zip(found, noises, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _compared(
+    judged: Sequence[Any], original: Any, row: Int[Tensor, " length"], noises: Sequence[LayerNoise] | None
+) -> Iterator[SequenceDivergence]:
+    """Each model against the reference on one sequence, in turn."""
+    labels = row[1:] if predicts_next(original) else row
+    if noises is None:
+        expected = logits(original, row)
+        for model in judged:
+            yield compare(expected, logits(model, row), labels)
+        return
+    with recorded(decoder_layers(original)) as clean:
+        expected = logits(original, row)
+    for model, noise in zip(judged, noises, strict=True):
+        with recorded(decoder_layers(model)) as noisy:
+            found = logits(model, row)
+        noise.add(clean, noisy)
+        yield compare(expected, found, labels)
+
+
+def _evaluation(summary: Divergence, length: int, by: By | None, noise: LayerNoise) -> Evaluation:
     return Evaluation(
         kl=summary.forward.mean,
         kl_error=summary.forward.error,
@@ -132,25 +187,16 @@ def evaluate(
         excess_loss=summary.excess_loss.mean,
         excess_loss_error=summary.excess_loss.error,
         sequences=summary.sequences,
-        length=sequences.shape[1],
+        length=length,
         positions=summary.positions if by == "position" else (),
         layers=noise.result(),
     )
 
 
-@torch.inference_mode()
-def _one(judged: Any, original: Any, row: Int[Tensor, " length"], noise: LayerNoise | None) -> SequenceDivergence:
-    if noise is None:
-        expected, found = logits(original, row), logits(judged, row)
-    else:
-        with recorded(decoder_layers(original)) as clean, recorded(decoder_layers(judged)) as noisy:
-            expected, found = logits(original, row), logits(judged, row)
-        noise.add(clean, noisy)
-    return compare(expected, found, row[1:] if predicts_next(original) else row)
-
-
-def _loaded(model: str | Path | nn.Module) -> tuple[Any, Any]:
-    return (model, None) if isinstance(model, nn.Module) else load_language_model(model)
+def _loaded(model: Source) -> tuple[Any, Any]:
+    if isinstance(model, nn.Module):
+        return model, None
+    return model if isinstance(model, tuple) else load_language_model(model)
 
 
 def _one_of(*tokenizers: Any) -> Any:

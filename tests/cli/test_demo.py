@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from octavo.cli import app
 from octavo.cli.demo import HubTools
 from octavo.compress import demo
 from octavo.compress.report import ReportData, read_report
+from octavo.models import load_language_model
 
 SIZE = {"bits": (6.0, 4.0), "length": 24, "count": 3}
 
@@ -44,9 +46,25 @@ def test_finished_work_is_not_done_again(
     finished: tuple[Path, ReportData], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, data = finished
-    for name in ("compress", "evaluate", "measured_losses", "write_permuted_reference"):
+    for name in ("compress", "evaluate_each", "load_language_model", "measured_losses", "write_permuted_reference"):
         monkeypatch.delattr(demo, name)
     assert demo.run_demo(out, HubTools(), source=tiny_llama, **SIZE) == data
+
+
+def test_only_what_is_missing_is_evaluated(
+    finished: tuple[Path, ReportData], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data = finished
+    (out / "records" / "4-bits-loss.json").unlink()
+    loaded = []
+
+    def load(path: Path) -> tuple[Any, Any]:
+        loaded.append(path.name)
+        return load_language_model(path)
+
+    monkeypatch.setattr(demo, "load_language_model", load)
+    assert demo.run_demo(out, HubTools(), source=tiny_llama, **SIZE) == data
+    assert loaded == ["4-bits", "reference"]
 
 
 def test_a_folder_of_someone_else_is_not_removed(tiny_llama: Path, tmp_path: Path) -> None:

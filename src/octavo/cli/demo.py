@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from octavo.cli.console import print_table, say
 from octavo.cli.progress import shown
 
 if TYPE_CHECKING:
-    from octavo.hub.stored import StoredModel
+    from octavo.hub.packed import PackedTensor
 
 
 def demo(
@@ -64,14 +64,14 @@ def demo(
 
 
 class HubTools:
-    """How the demo uses its models again: as anyone would, through the hub."""
+    """How the demo uses its models: as anyone would, through the hub."""
 
-    def open_stored(self, model: Path) -> StoredModel:
-        from octavo.hub.stored import open_stored
+    def weights(self, model: Any) -> dict[str, PackedTensor]:
+        from octavo.hub.packed import packed_tensors
 
-        return open_stored(model)
+        return {weight.checkpoint_name: weight for weight in packed_tensors(model).values()}
 
-    def write(self, model: Path, prompt: str, tokens: int) -> str:
+    def write(self, model: tuple[Any, Any], prompt: str, tokens: int) -> str:
         from octavo.hub.generate import generate
 
         return "".join(generate(model, prompt, tokens))

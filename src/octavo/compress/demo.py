@@ -15,7 +15,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +29,12 @@ from octavo.calibrate.text import heldout_text, token_sequences
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.compress import Plan, compress
 from octavo.compress.attribution import measured_losses
-from octavo.compress.records import remembered
+from octavo.compress.records import recalled, remember, remembered
 from octavo.compress.remembering import remembered_sensitivity
 from octavo.compress.report import Original, ReportData, Result, TensorRow, write_report
 from octavo.measure.rate_distortion import relative_error
 from octavo.models import load_language_model
-from octavo.models.evaluate import evaluate
+from octavo.models.evaluate import Evaluation, evaluate_each
 from octavo.models.permute import write_permuted_reference
 
 SOURCE = "smollm2-135m"
@@ -47,26 +47,23 @@ SAMPLE_TOKENS = 16
 MEASURED_TENSORS, MEASURED_TOKENS = 24, 192
 
 
-class Stored(Protocol):
-    """A compressed checkpoint by the names of its tensors."""
+class Weight(Protocol):
+    """A quantized tensor of a loaded model."""
 
-    @property
-    def entries(self) -> Mapping[str, Any]:
-        """The quantized tensors by name."""
-        ...
-
-    def dense(self, name: str) -> Tensor:
-        """The values that a tensor stands for."""
+    def dense(self) -> Tensor:
+        """The values that it stands for."""
         ...
 
 
 class Tools(Protocol):
-    """What the demo takes from the room above it: how a finished model is used again."""
+    """What the demo takes from the room above it: how a loaded model is used."""
 
-    def open_stored(self, model: Path) -> Stored: ...
+    def weights(self, model: Any) -> Mapping[str, Weight]:
+        """The model's quantized tensors by their names in the checkpoint."""
+        ...
 
-    def write(self, model: Path, prompt: str, tokens: int) -> str:
-        """The model's likeliest continuation of `prompt`."""
+    def write(self, model: tuple[Any, Any], prompt: str, tokens: int) -> str:
+        """The likeliest continuation of `prompt` by a (model, tokenizer)."""
         ...
 
 
@@ -80,6 +77,14 @@ class Demo:
     count: int
     seed: int
     progress: Progress
+    _loaded: dict[Path, tuple[Any, Any]] = field(default_factory=dict)
+
+    def load(self, model: Path) -> tuple[Any, Any]:
+        """A model and its tokenizer, loaded once: decoding one takes as long as evaluating it."""
+        if model not in self._loaded:
+            self.progress.message(f"loading {model.name}")
+            self._loaded[model] = load_language_model(model)
+        return self._loaded[model]
 
     @property
     def reference(self) -> Path:
@@ -120,19 +125,20 @@ def run_demo(
     if not demo.reference.exists():
         write_permuted_reference(source, demo.reference, torch.Generator().manual_seed(seed), progress)
     original = open_checkpoint(demo.reference)
-    results = []
-    for budget in bits:
-        model = demo.out / f"{budget:g}-bits"
-        facts = _compress(demo, original, model, budget)
-        results.append(_result(demo, original, model, budget, facts, measure_tensors=budget == _middle(bits)))
-    losses = [loss for _, loss in results]
+    models = [demo.out / f"{budget:g}-bits" for budget in bits]
+    facts = [_compress(demo, original, model, budget) for model, budget in zip(models, bits, strict=True)]
+    losses = _losses(demo, original, models)
+    results = [
+        _result(demo, original, *of_one, measure_tensors=of_one[1] == _middle(bits))
+        for of_one in zip(models, bits, facts, losses, strict=True)
+    ]
     data = ReportData(
         title=f"{source}, folded",
         subject=SUBJECT if source == SOURCE else f"{source}, its channels permuted, which changes no logit.",
         text=f"{count} sequences of {length} tokens of docstrings of Python's library, which calibration never saw",
         prompt=PROMPT,
         original=_original(demo, original, losses[0]["reference_perplexity"]),
-        results=tuple(result for result, _ in results),
+        results=tuple(results),
         command=f"octavo demo --out {out} --bits {','.join(f'{budget:g}' for budget in bits)}",
         versions={"octavo": octavo.__version__, "torch": torch.__version__, "python": platform.python_version()},
     )
@@ -183,18 +189,47 @@ def _remove(model: Path) -> None:
     shutil.rmtree(model)
 
 
+def _key(demo: Demo, original: Checkpoint, model: Path) -> str:
+    """What the figures of a compressed model depend on."""
+    return f"{original.fingerprint} {open_checkpoint(model).fingerprint} {demo.length} {demo.count} {demo.seed}"
+
+
+def _losses(demo: Demo, original: Checkpoint, models: Sequence[Path]) -> list[dict[str, float]]:
+    """Every model's evaluation; the reference runs once for all that have no record of one."""
+    records = [(demo.record(f"{model.name}-loss"), _key(demo, original, model)) for model in models]
+    found = [recalled(*record) for record in records]
+    missing = [i for i, loss in enumerate(found) if loss is None]
+    if missing:
+        loaded = [demo.load(models[i]) for i in missing]
+        evaluations = evaluate_each(
+            loaded,
+            demo.load(demo.reference),
+            length=demo.length,
+            count=demo.count,
+            seed=demo.seed,
+            progress=demo.progress,
+        )
+        for i, evaluation in zip(missing, evaluations, strict=True):
+            found[i] = remember(*records[i], _loss(evaluation))
+    return found
+
+
 def _result(
-    demo: Demo, original: Checkpoint, model: Path, budget: float, facts: dict[str, Any], measure_tensors: bool
-) -> tuple[Result, dict[str, float]]:
-    """Everything the report says of one compressed model, and the figures of its evaluation."""
-    key = f"{original.fingerprint} {open_checkpoint(model).fingerprint} {demo.length} {demo.count} {demo.seed}"
-    stored = demo.tools.open_stored(model)
-    loss = remembered(demo.record(f"{model.name}-loss"), key, lambda: _loss(demo, model))
-    errors = remembered(demo.record(f"{model.name}-errors"), key, lambda: _errors(demo, original, stored))
+    demo: Demo,
+    original: Checkpoint,
+    model: Path,
+    budget: float,
+    facts: dict[str, Any],
+    loss: dict[str, float],
+    measure_tensors: bool,
+) -> Result:
+    """Everything the report says of one compressed model."""
+    key = _key(demo, original, model)
+    errors = remembered(demo.record(f"{model.name}-errors"), key, lambda: _errors(demo, original, model))
     measured = {}
     if measure_tensors:
         path = demo.record(f"{model.name}-tensors")
-        measured = remembered(path, key, lambda: _measured(demo, stored))
+        measured = remembered(path, key, lambda: _measured(demo, model))
     plan = Plan.from_json(facts["plan"])
     tensors = tuple(
         TensorRow(
@@ -209,7 +244,7 @@ def _result(
         )
         for entry in plan.entries
     )
-    result = Result(
+    return Result(
         name=f"{budget:g} bits",
         format=_formats(tensors),
         file_bits=facts["file_bits"],
@@ -227,7 +262,6 @@ def _result(
         sample=_sample(demo, model, key),
         tensors=tensors,
     )
-    return result, loss
 
 
 def _formats(tensors: Sequence[TensorRow]) -> str:
@@ -239,11 +273,7 @@ def _formats(tensors: Sequence[TensorRow]) -> str:
     return most if len(weights) == 1 else f"{most} and {len(weights) - 1} more"
 
 
-def _loss(demo: Demo, model: Path) -> dict[str, float]:
-    demo.progress.message(f"evaluating {model.name}")
-    found = evaluate(
-        model, demo.reference, length=demo.length, count=demo.count, seed=demo.seed, progress=demo.progress
-    )
+def _loss(found: Evaluation) -> dict[str, float]:
     return {
         "divergence": found.kl,
         "divergence_error": found.kl_error,
@@ -254,21 +284,23 @@ def _loss(demo: Demo, model: Path) -> dict[str, float]:
     }
 
 
-def _errors(demo: Demo, original: Checkpoint, stored: Stored) -> dict[str, float]:
+def _errors(demo: Demo, original: Checkpoint, model: Path) -> dict[str, float]:
     """Relative squared error of each quantized tensor."""
-    names = demo.progress.track(sorted(stored.entries), "comparing tensors", len(stored.entries))
-    return {name: relative_error(original.read(name), stored.dense(name)) for name in names}
+    weights = demo.tools.weights(demo.load(model)[0])
+    names = demo.progress.track(sorted(weights), "comparing tensors", len(weights))
+    return {name: relative_error(original.read(name), weights[name].dense()) for name in names}
 
 
-def _measured(demo: Demo, stored: Stored) -> dict[str, float]:
+def _measured(demo: Demo, model: Path) -> dict[str, float]:
     """Measured loss of some tensors, drawn at random, each compressed alone."""
     generator = torch.Generator().manual_seed(demo.seed)
-    model, tokenizer = load_language_model(demo.reference)
-    names = sorted(stored.entries)
+    reference, tokenizer = demo.load(demo.reference)
+    weights = demo.tools.weights(demo.load(model)[0])
+    names = sorted(weights)
     drawn = [names[i] for i in torch.randperm(len(names), generator=generator)[:MEASURED_TENSORS].tolist()]
     sequences = token_sequences(tokenizer, heldout_text(), MEASURED_TOKENS // 2, 2, generator=generator)
-    replacements = ((name, stored.dense(name)) for name in drawn)
-    return measured_losses(model, replacements, sequences, len(drawn), demo.progress)
+    replacements = ((name, weights[name].dense()) for name in drawn)
+    return measured_losses(reference, replacements, sequences, len(drawn), demo.progress)
 
 
 def _original(demo: Demo, original: Checkpoint, perplexity: float) -> Original:
@@ -280,4 +312,4 @@ def _original(demo: Demo, original: Checkpoint, perplexity: float) -> Original:
 
 def _sample(demo: Demo, model: Path, key: str) -> str:
     path = demo.record(f"{model.name}-sample")
-    return remembered(path, f"{key} {PROMPT}", lambda: demo.tools.write(model, PROMPT, SAMPLE_TOKENS))
+    return remembered(path, f"{key} {PROMPT}", lambda: demo.tools.write(demo.load(model), PROMPT, SAMPLE_TOKENS))

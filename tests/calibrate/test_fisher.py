@@ -15,7 +15,11 @@ from transformers.core_model_loading import revert_weight_conversion
 from octavo.base.errors import ModelError
 from octavo.calibrate.fisher import fisher
 from octavo.calibrate.prediction import predicted_kl
+from octavo.calibrate.streamed import StreamedWeight
+from octavo.checkpoints import open_checkpoint
 from octavo.formats.importance import Importance
+from octavo.models import load_language_model
+from octavo.models.streaming import streamed_model
 
 VOCABULARY = 61
 SMALL = {
@@ -103,6 +107,24 @@ def test_the_square_of_a_single_tokens_gradient_is_exact(name: str) -> None:
         assert found.tokens[key] == 1
         compared += bool(exact.max() > 0)
     assert compared >= 8
+
+
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_whose_weights_stay_on_disk_has_the_same_importance(name: str, shard: str, tmp_path: Path) -> None:
+    make(name).save_pretrained(tmp_path, max_shard_size=shard)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1 or shard == "20KB"
+    loaded, _ = load_language_model(tmp_path)
+    streamed = streamed_model(open_checkpoint(tmp_path))
+    assert all(isinstance(p, StreamedWeight) == (p.ndim > 1) for p in streamed.parameters())
+    sequences = tokens(3, 12)
+    expected = fisher(loaded, sequences, unseen=0.2, generator=torch.Generator().manual_seed(2))
+    found = fisher(streamed, sequences, unseen=0.2, generator=torch.Generator().manual_seed(2))
+    assert found.tokens == expected.tokens
+    assert found.importance.keys() == expected.importance.keys()
+    for key, importance in expected.importance.items():
+        assert torch.allclose(found.importance[key].row, importance.row, rtol=1e-5, atol=0), key
+        assert torch.allclose(found.importance[key].column, importance.column, rtol=1e-5, atol=0), key
 
 
 @pytest.mark.parametrize("labels", ["sampled", "empirical"])

@@ -12,10 +12,11 @@ import transformers
 from safetensors.torch import load_file
 
 import octavo  # noqa: F401 (registers the quantizer)
-from octavo.base.progress import SILENT
+from octavo.base.progress import SILENT, Silent
 from octavo.calibrate.fisher import fisher
-from octavo.compress import compress, plan
-from octavo.compress.sensitivity import Sensitivity, measure
+from octavo.calibrate.streamed import StreamingError
+from octavo.compress import compress, plan, sensitivity
+from octavo.compress.sensitivity import Sensitivity, calibrate, measure
 from octavo.formats import Importance
 
 
@@ -144,3 +145,50 @@ def test_uniform_sensitivity_needs_neither_tokenizer_nor_text(experts: Path) -> 
     losses = [entry.predicted_loss / np.prod(entry.shape) for entry in made.entries]
     # The same relative error everywhere, at one price.
     assert max(losses) < 2 * min(losses)
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def streamed_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short calibration, and streaming for models of any size."""
+    monkeypatch.setattr(sensitivity, "LENGTH", 48)
+    monkeypatch.setattr(sensitivity, "COUNT", 2)
+    monkeypatch.setattr(sensitivity, "STREAMED_FROM", 0)
+
+
+@pytest.mark.usefixtures("streamed_from_nothing")
+def test_calibration_is_the_same_with_the_weights_on_disk(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    with monkeypatch.context() as patch:
+        patch.setattr(sensitivity, "load_language_model", None)
+        streamed = calibrate(tiny_llama, None, 0, "cpu", told)
+    assert not told.lines
+    monkeypatch.setattr(sensitivity, "STREAMED_FROM", 1 << 40)
+    loaded = calibrate(tiny_llama, None, 0, "cpu", told)
+    assert streamed.tokens == loaded.tokens == 96
+    assert streamed.importance.keys() == loaded.importance.keys()
+    for name, value in loaded.importance.items():
+        assert torch.allclose(streamed.importance[name].row, value.row, rtol=1e-5, atol=0)
+        assert torch.allclose(streamed.importance[name].column, value.column, rtol=1e-5, atol=0)
+
+
+@pytest.mark.usefixtures("streamed_from_nothing")
+def test_a_model_that_cannot_run_from_disk_is_loaded_and_that_is_said(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path) -> None:
+        raise StreamingError("it says no")
+
+    monkeypatch.setattr(sensitivity, "load_streamed_model", refuse)
+    told = Told()
+    assert calibrate(tiny_llama, None, 0, "cpu", told).importance
+    assert told.lines == ["calibration loads the whole model in float32, for it says no"]

@@ -32,7 +32,9 @@ from torch import Tensor, nn
 from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.naming import checkpoint_factors
+from octavo.calibrate.recomputing import recomputed_layers
 from octavo.calibrate.running import logits, predicts_next
+from octavo.calibrate.streamed import StreamedWeight
 from octavo.calibrate.sums import Sums
 from octavo.calibrate.uses import WeightUses
 from octavo.formats.importance import Importance
@@ -78,7 +80,9 @@ def fisher(
 ) -> Calibration:
     """The separable Fisher of every two- or three-dimensional weight of a language model, in nats per token.
 
-    Memory beyond the model's: the activations and two times the logits of one sequence.
+    Memory beyond the model's: the activations and two times the logits of one sequence. Where weights are streamed,
+    memory is short: of the activations only one layer's and what goes into each layer are kept, and each layer is run a
+    second time on the way back.
 
     Args:
         model: a transformers model whose output has `logits`; it is as before afterwards.
@@ -102,9 +106,11 @@ def fisher(
     # The last token of a text has no next one to serve as its label.
     positions = sequences.shape[1] - (labels == "empirical" and predicts_next(model))
     total, vocabulary = positions * len(sequences), 0
-    with _undisturbed(model):
+    watched = WeightUses(weights, lambda use: sums[use.name].add(use))
+    streamed = any(isinstance(weight, StreamedWeight) for weight in weights.values())
+    with _undisturbed(model), recomputed_layers(model, watched) if streamed else contextlib.nullcontext():
         for row in progress.track(sequences, "calibrating", total=len(sequences)):
-            with torch.enable_grad(), WeightUses(weights, lambda use: sums[use.name].add(use)):
+            with torch.enable_grad(), watched:
                 output = logits(model, row)
             gradient = _logit_gradient(output, row, positions, labels, generator)
             if not bool(gradient.isfinite().all()):

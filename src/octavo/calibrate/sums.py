@@ -60,13 +60,15 @@ class Sums:
             # The copy is no leaf, so that a model may add to it in place.
             outputs = outputs.requires_grad_(True).clone()
         # Not `use`: the hook would keep alive the very outputs it hangs on, and with them the whole sequence's graph.
-        inputs, slice, lookup = use.inputs.detach(), use.slice, use.lookup
+        keeps, slice, lookup = use.inputs, use.slice, use.lookup
         tokens = self._tokens.setdefault(lookup, torch.zeros(len(self._rows), dtype=torch.int64))
-        tokens[slice] += inputs.numel() if lookup else inputs.numel() // inputs.shape[-1]
         by_input, by_output = (self._rows, self._columns) if use.by_input else (self._columns, self._rows)
         gradients, typical, vocabulary = self._gradients, self._typical, by_input.shape[1] if lookup else None
 
+        # All is counted here, which runs once; a layer that is recomputed comes by above twice.
         def count(gradient: Tensor) -> None:
+            inputs = keeps()
+            tokens[slice] += inputs.numel() if lookup else inputs.numel() // inputs.shape[-1]
             found = _totals(inputs, gradient, vocabulary)
             by_input[slice] += found.inward
             by_output[slice] += found.outward

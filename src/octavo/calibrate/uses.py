@@ -3,7 +3,8 @@
 A module hook sees `nn.Linear`, but not transformers' `Conv1D`, nor the experts of a mixture, which are slices of one
 three-dimensional Parameter. What they have in common are a few torch functions: `linear`, `addmm`, `matmul` and
 `embedding`. `WeightUses` is a torch-function mode: while it is active, each call of these with a model's weight is
-reported, with the weight found by its address, so that a slice or a transposed view is recognized too.
+reported, with the weight found by its address, so that a slice or a transposed view is recognized too. A streamed
+weight has no address and says itself what it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from octavo.calibrate.keeping import keep
+from octavo.calibrate.streamed import StreamedWeight
+
 _MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
 
 
@@ -29,7 +33,7 @@ class Use:
         name: the parameter's name.
         slice: which matrix of a three-dimensional parameter, else 0.
         by_input: the stored matrix is [in, out], as Conv1D keeps it, not [out, in].
-        inputs: [..., in], or the token ids of a look-up.
+        inputs: gives, once and during the backward pass, [..., in], or the token ids of a look-up.
         outputs: [..., out]; for a look-up the rows found.
         lookup: this is a look-up.
     """
@@ -37,7 +41,7 @@ class Use:
     name: str
     slice: int
     by_input: bool
-    inputs: Tensor
+    inputs: Callable[[], Tensor]
     outputs: Tensor
     lookup: bool
 
@@ -52,8 +56,11 @@ class WeightUses(TorchFunctionMode):
 
     def __init__(self, weights: Mapping[str, Tensor], report: Callable[[Use], Tensor]) -> None:
         super().__init__()
+        streamed = {name: tensor for name, tensor in weights.items() if isinstance(tensor, StreamedWeight)}
+        self._streamed = {tensor.stored: name for name, tensor in streamed.items()}
         self._weights = sorted(
-            ((tensor.data_ptr(), name, tensor) for name, tensor in weights.items()), key=lambda item: item[0]
+            ((tensor.data_ptr(), name, tensor) for name, tensor in weights.items() if name not in streamed),
+            key=lambda item: item[0],
         )
         self._starts = [start for start, _, _ in self._weights]
         self._report = report
@@ -62,7 +69,6 @@ class WeightUses(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         lookup = func is functional.embedding
         if func is functional.linear:
             inputs, weight, flipped = args[0], _argument(1, "weight", args, kwargs), False
@@ -73,17 +79,23 @@ class WeightUses(TorchFunctionMode):
         elif func in _MATMUL:
             inputs, weight, flipped = args[0], args[1], True
         else:
-            return result
+            return func(*args, **kwargs)
         found = self._find(weight)
         if found is None:
-            return result
+            return func(*args, **kwargs)
         name, slice, transposed = found
-        return self._report(Use(name, slice, flipped != transposed, inputs, result, lookup))
+        # Kept before the product is made: a layer that is recomputed stops at the last thing it kept.
+        inputs = keep(inputs)
+        outputs = func(*args, **kwargs)
+        return self._report(Use(name, slice, flipped != transposed, inputs, outputs, lookup))
 
     def _find(self, weight: Any) -> tuple[str, int, bool] | None:
         """(name, slice, whether the view is transposed) of a matrix that is a weight or a whole matrix of one."""
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             return None
+        if isinstance(weight, StreamedWeight):
+            name = self._streamed.get(weight.stored)
+            return None if name is None else (name, weight.view_of.slice or 0, weight.view_of.transposed)
         address = weight.data_ptr()
         index = bisect_right(self._starts, address) - 1
         if index < 0:

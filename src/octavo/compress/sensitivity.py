@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, log, prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from octavo.base.errors import ModelError
 from octavo.base.progress import Progress
 from octavo.calibrate.fisher import fisher
+from octavo.calibrate.streamed import StreamingError
 from octavo.calibrate.text import default_text, token_sequences
+from octavo.checkpoints import open_checkpoint
 from octavo.formats import Importance
 from octavo.models import load_language_model
+from octavo.models.streaming import load_streamed_model
 
 LENGTH, COUNT = 512, 16
 """Tokens a calibration sequence, and sequences."""
+
+STREAMED_FROM = 1_000_000_000
+"""Bytes in float32 above which a model's matrices stay on disk."""
 
 UNSEEN = 0.2
 """Occurrences that every token is credited with beyond those in the text: nearly all tokens are missing from it."""
@@ -76,7 +84,10 @@ def _kind(name: str) -> str:
 def calibrate(
     source: str | Path, calibration: str | Path | None, seed: int, device: str, progress: Progress
 ) -> Sensitivity:
-    """Fisher importance of every matrix of a language model. Loads the whole model in float32.
+    """Fisher importance of every matrix of a language model.
+
+    On the CPU the matrices of a model above `STREAMED_FROM` stay on disk and are read as they are used; a smaller one,
+    and one that cannot be run so (the reason is told), is loaded in float32. The importance is the same.
 
     Args:
         source: the model.
@@ -88,15 +99,29 @@ def calibrate(
     Raises:
         ModelError: the model predicts no tokens, has no tokenizer, or the text is too short.
     """
-    from octavo.base.errors import ModelError
-
+    if device == "cpu" and _float32_bytes(source) > STREAMED_FROM:
+        try:
+            return _calibrated(load_streamed_model(source), source, calibration, seed, progress)
+        except StreamingError as error:
+            progress.message(f"calibration loads the whole model in float32, for {error.problem}")
     model, tokenizer = load_language_model(source)
+    return _calibrated((model.to(device), tokenizer), source, calibration, seed, progress)
+
+
+def _calibrated(
+    loaded: tuple[Any, Any], source: str | Path, calibration: str | Path | None, seed: int, progress: Progress
+) -> Sensitivity:
+    model, tokenizer = loaded
     if tokenizer is None:
         raise ModelError(f"{source} has no tokenizer to calibrate with", "use --sensitivity uniform")
     generator = torch.Generator().manual_seed(seed)
     text = default_text() if calibration is None else Path(calibration)
     sequences = token_sequences(tokenizer, text, LENGTH, COUNT, generator=generator)
-    return measure(model.to(device), sequences, generator, progress)
+    return measure(model, sequences, generator, progress)
+
+
+def _float32_bytes(source: str | Path) -> int:
+    return sum(4 * prod(entry.shape) for entry in open_checkpoint(source).entries.values())
 
 
 def measure(

@@ -35,9 +35,9 @@ def load_language_model(source: str | Path, dtype: torch.dtype = torch.float32) 
     path = resolve_source(source)
     with quiet():
         if path.is_dir():
-            return _from_directory(path, dtype), _tokenizer(path)
+            return _from_directory(path, dtype), load_tokenizer(path)
         checkpoint = open_checkpoint(path)
-        return _from_checkpoint(checkpoint, dtype), _tokenizer(checkpoint.sidecars[0].parent)
+        return _from_checkpoint(checkpoint, dtype), load_tokenizer(checkpoint.sidecars[0].parent)
 
 
 def context_length(model: Any) -> int | None:
@@ -66,21 +66,33 @@ def _from_directory(path: Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a checkpoint with its buffers computed and its parameters' memory as it was found.
+
+    Raises:
+        ModelError: transformers does not know the architecture.
+    """
     from transformers import AutoConfig
     from transformers.initialization import no_init_weights
 
     try:
-        settings = {**checkpoint.config, "dtype": dtype}
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        if checkpoint.source.is_dir():
+            config = AutoConfig.from_pretrained(checkpoint.source, local_files_only=True)
+        else:
+            settings = {**checkpoint.config, "dtype": dtype}
+            config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         # Initial values would be overwritten at once; buffers that no checkpoint holds are computed all the same.
         with no_init_weights():
-            model = _auto_class(checkpoint.config).from_config(config, dtype=dtype)
-    except (ValueError, KeyError, TypeError) as error:
+            return _auto_class(checkpoint.config).from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"transformers cannot build the model of {checkpoint.source} ({_first_line(error)})",
             "give the original Hugging Face directory",
         ) from error
+
+
+def _from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    model = unloaded_model(checkpoint, dtype)
     state = {name: checkpoint.read(name).to(dtype) for name in checkpoint.names}
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
@@ -101,7 +113,12 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, None if there is none.
+
+    Raises:
+        ModelError: there is one that transformers cannot read.
+    """
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer

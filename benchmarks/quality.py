@@ -172,9 +172,9 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
                 lambda b=bits: bench.follow(bits=b, budget_of="memory", sensitivity=bench.sensitivity),
             )
     if section == "free":
-        for bits in (4.0, 3.0, 2.0):
+        for bits in (5.5, 4.5, 4.0, 3.0, 2.0):
             yield f"octavo uniform, {bits} bits stored", lambda b=bits: bench.follow(bits=b, sensitivity="uniform")
-        for bits in (4.0, 3.0):
+        for bits in (5.5, 4.5, 4.0, 3.4375, 2.625):
             yield (
                 f"octavo uniform, {bits} bits resident",
                 lambda b=bits: bench.follow(bits=b, budget_of="memory", sensitivity="uniform"),
@@ -201,6 +201,8 @@ def families(bits: int) -> dict[str, str]:
     floats = {3: "e1m1", 4: "e2m1", 5: "e2m2"}[bits]
     return {
         "cube-root Student-t": f"cbrt-t(df=fit)@{bits} b64 absmax:bf16",
+        "cube-root Student-t, asymmetric": f"cbrt-t(df=fit,variant=asymmetric)@{bits} b64 absmax:bf16",
+        "cube-root Student-t, signmax": f"cbrt-t(df=fit)@{bits} b64 signmax:bf16",
         "normal quantiles (NF4)": f"{quantiles} b64 absmax:bf16",
         "floats (E2M1)": f"{floats} b64 absmax:bf16",
         "entropy-coded uniform grid": f"grid@{bits + 0.25} channel rms:bf16 ans",

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from octavo.base.errors import FormatError
 from octavo.formats import Importance, parse
-from octavo.formats.entropy_coded import encode_grid, grid_of, resident, resident_bits, side_bits
+from octavo.formats.entropy_coded import encode_grid, grid_of, resident, side_bits
 from octavo.formats.grid_codes import LARGEST, NARROW, Grid, take_census
+from octavo.formats.grid_resident import resident_bits
 from octavo.formats.tensor import QuantizedTensor
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -143,8 +144,9 @@ def test_unequal_steps_lose_no_more_than_equal_ones(seed: int, spread: float, ta
     weights, importance = matrix(300, 400, spread, seed, tails)
     unequal = parse(f"grid@{rate!r} separable ans").quantize(weights, importance)
     equal = parse(f"grid@{unequal.bits_per_weight!r} tensor rms:fp32 ans").quantize(weights)
-    # Both rates are met to a hundredth of a bit or so, which is 1 % of the loss.
-    tolerance = 4 ** max(0.0, equal.bits_per_weight - unequal.bits_per_weight) * 1.01
+    # Both rates are met to a hundredth of a bit or so, which is 1 % of the loss; where the importance is nearly flat,
+    # rounding the steps to quarter octaves gains nothing and costs half a percent.
+    tolerance = 4 ** max(0.0, equal.bits_per_weight - unequal.bits_per_weight) * 1.02
     assert weighted_loss(weights, importance, unequal) <= tolerance * weighted_loss(weights, importance, equal)
 
 
@@ -159,7 +161,7 @@ def test_powers_of_two_pass_through(seed: int, octaves: int, text: str) -> None:
 
 @settings(max_examples=20)
 @given(SEEDS, SPREADS, st.integers(1, 40), st.integers(1, 300), st.floats(-14, 1))
-def test_resident_form_is_one_byte_a_weight_and_two_in_wide_columns(
+def test_resident_form_is_one_byte_a_weight_and_two_in_wide_columns_or_rows(
     seed: int, spread: float, rows: int, columns: int, octave: float
 ) -> None:
     weights, importance = matrix(rows, columns, spread, seed, tails=True)
@@ -169,12 +171,26 @@ def test_resident_form_is_one_byte_a_weight_and_two_in_wide_columns(
     assert codes.dtype == torch.int8
     assert codes.shape == (rows, columns)
     assert int(codes.int().abs().max()) <= NARROW
-    wide = held.parts.get("wide", torch.zeros(0))
-    if len(wide):
-        assert int(held.parts["wide_codes"].abs().amax(0).min()) > NARROW
-        assert int(held.parts["wide_codes"].abs().max()) <= LARGEST
-    assert held.stored_bits == resident_bits((rows, columns), len(wide))
+    assert not {"wide", "wide_rows"} <= held.parts.keys()
+    wide = 0
+    for which, values, axis in (("wide", "wide_codes", 0), ("wide_rows", "wide_row_codes", 1)):
+        if which in held.parts:
+            wide = held.parts[values].numel() + 2 * len(held.parts[which])
+            assert int(held.parts[values].abs().amax(axis).min()) > NARROW
+            assert int(held.parts[values].abs().max()) <= LARGEST
+    assert held.stored_bits == resident_bits(rows, columns, 0, 0) + 16 * wide
     assert torch.equal(held.dequantize(), quantized.dequantize())
+
+
+def test_what_is_wide_is_kept_by_row_or_by_column_as_is_smaller() -> None:
+    weights, _ = matrix(60, 50, 0.0)
+    for sides in ((slice(None), slice(0, 3)), (slice(0, 3), slice(None))):
+        uneven = weights.clone()
+        uneven[sides] *= 10
+        held = resident(parse("grid(step=0.04) tensor rms:fp32 ans").quantize(uneven))
+        by_row = sides[0] == slice(0, 3)
+        assert held.parts["wide_rows" if by_row else "wide"].tolist() == [0, 1, 2]
+        assert held.stored_bits == resident_bits(60, 50, *((3, 50) if by_row else (60, 3)))
 
 
 def test_a_step_too_fine_for_a_table_is_coarsened_where_it_must() -> None:

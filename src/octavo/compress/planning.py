@@ -23,7 +23,7 @@ from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.water_filling import Weighted, find_level
 from octavo.formats import Format, Importance, entropy_coded
-from octavo.formats.entropy_coded import resident_bits, separable_steps
+from octavo.formats.entropy_coded import separable_steps
 from octavo.formats.format import matrix_shape
 
 GRID_LIMIT = 6.0
@@ -171,7 +171,7 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
             shape,
             f"grid(step={level.step!r}) separable ans",
             level.costs[name].bits / prod(shape),
-            resident_bits(shape, level.costs[name].wide) / prod(shape),
+            level.costs[name].resident / prod(shape),
             level.costs[name].loss,
         )
         for name, shape in shapes.items()

@@ -26,6 +26,7 @@ from octavo.compress.allocation import closed_form_bits
 from octavo.formats import grid_codes
 from octavo.formats.entropy_coded import side_bits
 from octavo.formats.grid_codes import Steps
+from octavo.formats.grid_resident import resident_bits
 
 T = TypeVar("T")
 
@@ -86,11 +87,11 @@ class Level:
 
 
 class Cost(NamedTuple):
-    """Exact bits, predicted loss, and columns that need two bytes a weight in memory."""
+    """Exact bits in the file, predicted loss, and bits in memory."""
 
     bits: float
     loss: float
-    wide: int
+    resident: int
 
 
 def cost(matrix: Weighted, step: float) -> Cost:
@@ -98,8 +99,8 @@ def cost(matrix: Weighted, step: float) -> Cost:
     grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))))
     census = grid_codes.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
-    wide = int((grid_codes.heights(matrix.values, grid.steps) > grid_codes.NARROW + 0.4).sum())
-    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, wide)
+    wide = [int((height > grid_codes.NARROW + 0.4).sum()) for height in grid_codes.heights(matrix.values, grid.steps)]
+    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, resident_bits(*matrix.values.shape, *wide))
 
 
 def sampled(matrix: Weighted, weights: int) -> Weighted:

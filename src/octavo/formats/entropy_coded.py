@@ -22,29 +22,30 @@ For codebook elements `coded` takes the place of `codes`: version, three zero by
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
 
 A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has fixed-width codes
-(codebooks) or one byte a weight (grids), two in the few columns whose indices need them: parts `codes`, `row_step`,
-`column_step`, `step`, `points` and, where there are such columns, `wide` (which) and `wide_codes`.
+(codebooks) or about one byte a weight (grids, octavo.formats.grid_resident): `row_step` and `column_step` are the
+negative logarithms of the rows' and columns' steps in quarter octaves, `step` the common step, `points` the values of
+the indices -4 ... 4.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int16
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo import kernels
 from octavo.base.errors import CheckpointError, FormatError
-from octavo.formats import fixed_width, grid_codes
+from octavo.formats import fixed_width, grid_codes, grid_resident
 from octavo.formats.coding import ans, scale_context
 from octavo.formats.elements.grid import Grid as GridElement
 from octavo.formats.format import Format, matrix_shape
 from octavo.formats.grid_codes import Grid, Steps
+from octavo.formats.grid_resident import OCTAVES
 from octavo.formats.importance import Importance
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
@@ -52,12 +53,6 @@ from octavo.formats.tensor import QuantizedTensor
 VERSION = 1
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
-
-_OCTAVES = 126
-"""Powers of two from 2^-126 to 2^126 and their products by a fraction are normal numbers in float32."""
-
-_FARTHEST = _OCTAVES * scale_context.QUARTERS
-"""No row or column step of a sound stream lies farther from 1 in quarter octaves."""
 
 _HEADER = struct.Struct("<BB4bf4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
@@ -85,31 +80,7 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     """
     if "coded" in quantized.parts:
         return resident(quantized).dequantize()
-    parts = quantized.parts
-    codes = parts["codes"]
-    row = _steps(parts["row_step"])
-    column = _steps(parts["column_step"]) * parts["step"]
-    if "wide" not in parts:
-        return kernels.separable_dequantize(codes, row, column, parts["points"]).view(quantized.shape)
-    wide = parts["wide"].long()
-    wide_values = kernels.separable_dequantize(parts["wide_codes"], row, column[wide], parts["points"])
-    if len(wide) == codes.shape[1]:
-        return wide_values.view(quantized.shape)
-    values = kernels.separable_dequantize(codes, row, column, parts["points"])
-    # Several times as fast as assigning to values[:, wide].
-    values.scatter_(1, wide.expand(wide_values.shape), wide_values)
-    return values.view(quantized.shape)
-
-
-def _steps(quarters: Int16[Tensor, " side"]) -> Float32[Tensor, " side"]:
-    """The steps whose inverses' logarithms these are."""
-    # Looked up by numpy, whose indexing starts no threads: dequantizing a slab takes less time than waking them.
-    return torch.from_numpy(_inverse_powers()[quarters.cpu().numpy() + _FARTHEST]).to(quarters.device)
-
-
-@cache
-def _inverse_powers() -> NDArray[np.float32]:
-    return np.float32(1) / scale_context.power(np.arange(-_FARTHEST, _FARTHEST + 1))
+    return grid_resident.dequantize(quantized.parts).view(quantized.shape)
 
 
 def resident(quantized: QuantizedTensor) -> QuantizedTensor:
@@ -129,13 +100,6 @@ def resident(quantized: QuantizedTensor) -> QuantizedTensor:
             replace(quantized.format, code="fixed"), quantized.shape, {"codes": kernels.pack(codes, levels), **others}
         )
     return QuantizedTensor(quantized.format, quantized.shape, _decode_grid(coded, rows, columns))
-
-
-def resident_bits(shape: tuple[int, ...], wide: int) -> int:
-    """Bits of a grid's resident form with `wide` columns of two bytes a weight."""
-    rows, columns = matrix_shape(shape)
-    points = 2 * grid_codes.POINTS + 1
-    return 8 * rows * columns + (16 * rows + 32) * wide + 16 * (rows + columns) + 32 * (1 + points)
 
 
 def grid_of(
@@ -318,23 +282,16 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         "step": torch.tensor([step], dtype=torch.float32),
         "points": torch.from_numpy(points),
     }
-    wide = np.flatnonzero(np.abs(codes).max(0) > grid_codes.NARROW)
-    if len(wide):
-        parts |= {
-            "wide": torch.from_numpy(wide.astype(np.int32)),
-            "wide_codes": torch.from_numpy(np.ascontiguousarray(codes[:, wide])),
-        }
-        codes[:, wide] = 0
-    return {"codes": torch.from_numpy(codes.astype(np.int8)), **parts}
+    return {**grid_resident.narrowed(codes), **parts}
 
 
 def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16]) -> bool:
     """Whether every multiple of every step that an index may ask for is finite in float32."""
     octaves = [np.array([vector.min(), vector.max()], dtype=float) / scale_context.QUARTERS for vector in (row, column)]
-    if any(np.abs(span).max() > _OCTAVES for span in octaves):
+    if any(np.abs(span).max() > OCTAVES for span in octaves):
         return False
     column_step = np.log2(step) - octaves[1][0]
-    return column_step < _OCTAVES and column_step - octaves[0][0] < _OCTAVES - np.log2(grid_codes.LARGEST)
+    return column_step < OCTAVES and column_step - octaves[0][0] < OCTAVES - np.log2(grid_codes.LARGEST)
 
 
 def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:

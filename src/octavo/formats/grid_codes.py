@@ -28,7 +28,7 @@ LARGEST = 511
 """Largest index; a column that asks for finer steps does not get them."""
 
 NARROW = 127
-"""Largest index of a column that takes one byte a weight in memory."""
+"""Largest index that takes one byte in memory."""
 
 POINTS = 4
 """Indices ±1 … ±POINTS have reconstruction points of their own."""
@@ -96,7 +96,8 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
         steps: wanted steps; those of a column are coarsened where an index would exceed `LARGEST`.
         thrift: see `Grid`.
     """
-    over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (LARGEST + 0.4), 1))).astype(np.int16)
+    _, height = heights(weights, steps)
+    over = np.ceil(4 * np.log2(np.maximum(height / (LARGEST + 0.4), 1))).astype(np.int16)
     steps = replace(steps, column=steps.column - over)
     squares = np.square(weights, dtype=np.float32)
     row_inverse, column_inverse = (np.square(v, dtype=np.float64) for v in (steps.row_inverse, steps.column_inverse))
@@ -108,13 +109,16 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
     return Grid(steps, row_scale, column_scale, thrift)
 
 
-def heights(weights: NDArray[np.float32], steps: Steps) -> NDArray[np.float32]:
-    """Largest magnitude of each column, in steps."""
-    found = np.zeros(weights.shape[1], dtype=np.float32)
+def heights(weights: NDArray[np.float32], steps: Steps) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Largest magnitude of each row and of each column, in steps."""
+    row_inverse, column_inverse = steps.row_inverse, steps.column_inverse
+    by_row, by_column = (np.zeros(side, dtype=np.float32) for side in weights.shape)
     for first in range(0, len(weights), 256):
         rows = slice(first, first + 256)
-        np.maximum(found, np.abs(weights[rows] * steps.row_inverse[rows, None]).max(0), out=found)
-    return found * steps.column_inverse
+        magnitude = np.abs(weights[rows])
+        by_row[rows] = (magnitude * column_inverse).max(1)
+        np.maximum(by_column, (magnitude * row_inverse[rows, None]).max(0), out=by_column)
+    return by_row * row_inverse, by_column * column_inverse
 
 
 def bounded(logarithms: NDArray[np.int16]) -> NDArray[np.int16]:

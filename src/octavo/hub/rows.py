@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from octavo.formats import grid_resident
 from octavo.formats.column_groups import ColumnGroups, members
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
@@ -27,11 +28,7 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     rows = quantized.numel // columns
     parts = dict(quantized.parts)
     if "row_step" in parts:
-        # A grid's resident form: indices are whole bytes, each row has its step.
-        parts |= {"codes": parts["codes"][index], "row_step": parts["row_step"][index]}
-        if "wide_codes" in parts:
-            parts["wide_codes"] = parts["wide_codes"][index]
-        return QuantizedTensor(quantized.format, (len(index), columns), parts).dequantize()
+        return grid_resident.dequantize(grid_resident.take_rows(parts, index))
     if isinstance(quantized.format.element, ColumnGroups):
         return _of_groups(quantized, index)
     levels = quantized.format.levels
@@ -68,10 +65,7 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
     rows = quantized.numel // columns
     parts = dict(quantized.parts)
     if "row_step" in parts:
-        for name in ("codes", "row_step", "wide_codes"):
-            if name in parts:
-                parts[name] = parts[name][start:stop]
-        return QuantizedTensor(quantized.format, (stop - start, columns), parts).dequantize()
+        return grid_resident.dequantize(grid_resident.take_rows(parts, slice(start, stop)))
     if isinstance(quantized.format.element, ColumnGroups):
         return _slice_of_groups(quantized, start, stop)
     levels = quantized.format.levels

@@ -7,45 +7,99 @@ which factors belong to which tensor of the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from octavo.calibrate.sums import Factors, merged
+
+THIN = 12
+"""How often a factor is repeated that its weight repeats a thousand times; weights are cut into two or three parts."""
 
 
 def checkpoint_factors(model: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Factors]:
     """Factors of a model's parameters by the names and in the shapes of its checkpoint, each as a single matrix.
 
-    While it runs it takes the memory of a float64 copy of the tensors that the checkpoint holds in another form.
-
     Args:
         model: the model; one that transformers did not make keeps its names.
         factors: factors by parameter name.
     """
-    # One after the other, since each may hold copies.
-    rows = {k: v[..., 0].clone() for k, v in _reversed(model, factors, lambda f: f.row[:, :, None]).items()}
-    columns = {k: v[..., 0, :].clone() for k, v in _reversed(model, factors, lambda f: f.column[:, None, :]).items()}
-    tokens = {k: v[..., 0, 0].clone() for k, v in _reversed(model, factors, lambda f: f.tokens[:, None, None]).items()}
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in factors}
+    nothing = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in _reversed(model, nothing).items()}
+    passes = _thin(model, factors, shapes, expected) or _full(model, factors, shapes)
     found = {}
-    for name, row in rows.items():
-        column = columns[name]
+    for name, row in passes.rows.items():
+        column, tokens = passes.columns[name], passes.tokens[name]
         found[name] = merged(
-            Factors(row.reshape(-1, row.shape[-1]), column.reshape(-1, column.shape[-1]), tokens[name].reshape(-1))
+            Factors(row.reshape(-1, row.shape[-1]), column.reshape(-1, column.shape[-1]), tokens.reshape(-1))
         )
     return found
 
 
-def _reversed(model: Any, factors: Mapping[str, Factors], values: Callable[[Factors], Tensor]) -> Mapping[str, Tensor]:
-    state = {}
+class _Passes(NamedTuple):
+    """What a reversal makes of each factor, by the checkpoint's names."""
+
+    rows: dict[str, Tensor]
+    columns: dict[str, Tensor]
+    tokens: dict[str, Tensor]
+
+
+def _thin(
+    model: Any, factors: Mapping[str, Factors], shapes: Mapping[str, Any], expected: Mapping[str, Any]
+) -> _Passes | None:
+    """The reversal of factors that are repeated a few times only; None where it does not give the expected shapes.
+
+    The experts of a layer in float64 would be by far the largest tensor of a calibration.
+    """
+    few = {name: tuple(min(THIN, side) for side in shape[-2:]) for name, shape in shapes.items()}
+    try:
+        found = _passes(model, factors, shapes, few)
+    except (RuntimeError, ValueError, IndexError):
+        return None
+    right = all(part.keys() == expected.keys() for part in (found.rows, found.columns, found.tokens)) and all(
+        found.rows[name].shape == shape[:-1]
+        and found.columns[name].shape == (*shape[:-2], shape[-1])
+        and found.tokens[name].shape == shape[:-2]
+        for name, shape in expected.items()
+    )
+    return found if right else None
+
+
+def _full(model: Any, factors: Mapping[str, Factors], shapes: Mapping[str, Any]) -> _Passes:
+    """The reversal of factors repeated to the sizes of their weights, which may take a float64 copy of these."""
+    return _passes(model, factors, shapes, {name: shape[-2:] for name, shape in shapes.items()})
+
+
+def _passes(
+    model: Any, factors: Mapping[str, Factors], shapes: Mapping[str, Any], sides: Mapping[str, tuple[int, ...]]
+) -> _Passes:
+    """One reversal a factor, each repeated along the axes it lacks to `sides`."""
+    rows, columns, tokens = {}, {}, {}
     for name, found in factors.items():
-        shape = model.get_parameter(name).shape
+        height, width = sides[name]
         # As if written to every element of the weight, without memory of its own.
-        spread = values(found).expand(len(found.row), *shape[-2:])
-        state[name] = spread if len(shape) == 3 else spread[0]
+        rows[name] = _stacked(found.row[:, :, None].expand(-1, -1, width), shapes[name])
+        columns[name] = _stacked(found.column[:, None, :].expand(-1, height, -1), shapes[name])
+        tokens[name] = _stacked(found.tokens[:, None, None].expand(-1, height, width), shapes[name])
+    # One after the other, since each may hold copies.
+    return _Passes(
+        {name: tensor[..., 0].clone() for name, tensor in _reversed(model, rows).items()},
+        {name: tensor[..., 0, :].clone() for name, tensor in _reversed(model, columns).items()},
+        {name: tensor[..., 0, 0].clone() for name, tensor in _reversed(model, tokens).items()},
+    )
+
+
+def _stacked(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return values if len(shape) == 3 else values[0]
+
+
+def _reversed(model: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors by parameter name, renamed and taken apart as transformers does when it saves."""
     if not hasattr(model, "save_pretrained"):
         return state
     from transformers.core_model_loading import revert_weight_conversion
 
-    return revert_weight_conversion(model, state)
+    return revert_weight_conversion(model, dict(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,21 @@ def test_a_model_that_cannot_run_from_disk_is_loaded_and_that_is_said(
     told = Told()
     assert calibrate(tiny_llama, None, 0, "cpu", told).importance
     assert told.lines == ["calibration loads the whole model in float32, for it says no"]
+
+
+@pytest.mark.usefixtures("streamed_from_nothing")
+@pytest.mark.parametrize("loader", ["load_streamed_model", "load_language_model"])
+def test_the_model_is_gone_when_it_is_calibrated(
+    loader: str, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, models = getattr(sensitivity, loader), []
+
+    def remembered(source: Path) -> tuple[torch.nn.Module, object]:
+        model, tokenizer = load(source)
+        models.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(sensitivity, loader, remembered)
+    monkeypatch.setattr(sensitivity, "STREAMED_FROM", 0 if loader == "load_streamed_model" else 1 << 40)
+    assert calibrate(tiny_llama, None, 0, "cpu", SILENT).importance
+    assert [reference() for reference in models] == [None]

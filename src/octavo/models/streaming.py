@@ -152,7 +152,10 @@ def _parts(model: Any, checkpoint: Checkpoint) -> dict[str, _Part]:
     for first, lists in converted.items():
         sources = {pattern: tuple(names) for pattern, names in lists.items()}
         converter = by_pattern[next(iter(sources))]
-        made = _converted(converter, model, first, _shapes(checkpoint, sources))
+        try:
+            made = _converted(converter, model, first, _shapes(checkpoint, sources))
+        except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+            raise StreamingError(f"transformers cannot make {first} of shapes alone ({error})") from error
         for target, values in made.items():
             shape = tuple(values.shape)
             if target not in known or known[target].shape != shape:

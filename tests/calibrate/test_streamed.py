@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -202,3 +203,22 @@ def test_a_streamed_model_comes_with_its_tokenizer(tiny_llama: Path) -> None:
     row = torch.tensor([tokenizer("A sheet of paper").input_ids])
     with torch.no_grad():
         assert torch.equal(model(row).logits, reference(row).logits)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_head_that_is_stored_beside_the_embedding_is_tied_to_it_only_if_equal(
+    equal: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    head = model.model.embed_tokens.weight.detach().clone()
+    model.lm_head.weight = torch.nn.Parameter(head if equal else head.flip(0))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert "lm_head.weight" in open_checkpoint(tmp_path).names
+    streamed = streamed_model(open_checkpoint(tmp_path))
+    assert (streamed.lm_head.weight is streamed.model.embed_tokens.weight) == equal
+    row = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(streamed(row).logits, model(row).logits)

@@ -30,7 +30,19 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from octavo.base.progress import SILENT
-from octavo.compress import plan
+from octavo.checkpoints import open_checkpoint
+from octavo.compress import Plan
+from octavo.compress.menu import Menu
+from octavo.compress.planning import (
+    Subject,
+    budget_bits,
+    default_jobs,
+    file_plan,
+    fixed_format_plan,
+    fixed_width_plan,
+    menus_of,
+)
+from octavo.compress.selection import select
 from octavo.compress.sensitivity import Sensitivity, measure
 from octavo.formats import Format
 from octavo.measure.divergence import SequenceDivergence, compare, summarize
@@ -67,6 +79,7 @@ class Bench:
         self.reference = [self.logits(row) for row in self.evaluation]
         self._sensitivity: Sensitivity | None = None
         self._inputs: dict[str, Tensor] | None = None
+        self._menus: dict[bool, list[Menu]] = {}
 
     @torch.inference_mode()
     def logits(self, row: Tensor) -> Tensor:
@@ -130,18 +143,41 @@ class Bench:
             "seconds": seconds,
         }
 
-    def follow(self, **options: object) -> float:
-        """Quantize as octavo plans it; the bits of all parts as stored."""
-        made = plan(self.source, include=LINEARS, exclude=NORMS, **options)
-        given = options["sensitivity"]
-        known = given if isinstance(given, Sensitivity) else Sensitivity({})
+    def stored(self, bits: float, calibrated: bool) -> float:
+        """Quantize as octavo plans it for bits in the file."""
+        subject = self._subject(calibrated)
+        return self._follow(subject, file_plan(subject, budget_bits(bits, None, subject.selection)))
+
+    def resident(self, bits: float, calibrated: bool) -> float:
+        """Quantize as octavo plans it for bits in memory."""
+        subject = self._subject(calibrated)
+        if calibrated not in self._menus:
+            self._menus[calibrated] = menus_of(subject)
+        budget = budget_bits(bits, None, subject.selection)
+        return self._follow(subject, fixed_width_plan(subject, budget, "memory", self._menus[calibrated]))
+
+    def plain(self, text: str) -> float:
+        """Quantize to one format, uncalibrated."""
+        subject = self._subject(calibrated=False)
+        return self._follow(subject, fixed_format_plan(subject, text))
+
+    def _subject(self, calibrated: bool) -> Subject:
+        checkpoint = open_checkpoint(self.source)
+        known = self.sensitivity if calibrated else Sensitivity({})
+        return Subject(checkpoint, select(checkpoint, LINEARS, NORMS), known, default_jobs(), SILENT)
+
+    def _follow(self, subject: Subject, plan: Plan) -> float:
+        """Quantize; the bits of all parts as stored."""
+        formats = {entry.name: Format.parse(entry.format) for entry in plan.entries}
+
+        def quantized(name: str) -> tuple[str, int, Tensor]:
+            found = formats[name].quantize(*subject.read(name))
+            return name, found.stored_bits, found.dequantize()
+
         total = 0
-        for entry in made.entries:
-            weight = self.original[entry.name]
-            importance = known.of(entry.name, entry.shape, float(weight.square().mean(dtype=torch.float64)))
-            quantized = Format.parse(entry.format).quantize(weight, importance)
-            total += quantized.stored_bits
-            self.linears[entry.name].weight.data.copy_(quantized.dequantize())
+        for name, bits, values in subject.map(quantized, "quantizing"):
+            total += bits
+            self.linears[name].weight.data.copy_(values)
         return total / self.numel
 
     def file(self, mixture: str) -> float:
@@ -164,21 +200,15 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
     """Names and rows of a section."""
     if section == "stored":
         for bits in (4.0, 3.0, 2.5, 2.0):
-            yield f"octavo, {bits} bits stored", lambda b=bits: bench.follow(bits=b, sensitivity=bench.sensitivity)
+            yield f"octavo, {bits} bits stored", lambda b=bits: bench.stored(b, True)
     if section == "resident":
         for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 3.0625, 3.0, 2.625, 2.0):
-            yield (
-                f"octavo, {bits} bits resident",
-                lambda b=bits: bench.follow(bits=b, budget_of="memory", sensitivity=bench.sensitivity),
-            )
+            yield f"octavo, {bits} bits resident", lambda b=bits: bench.resident(b, True)
     if section == "free":
         for bits in (5.5, 4.5, 4.0, 3.0, 2.0):
-            yield f"octavo uniform, {bits} bits stored", lambda b=bits: bench.follow(bits=b, sensitivity="uniform")
+            yield f"octavo uniform, {bits} bits stored", lambda b=bits: bench.stored(b, False)
         for bits in (5.5, 4.5, 4.0, 3.4375, 2.625):
-            yield (
-                f"octavo uniform, {bits} bits resident",
-                lambda b=bits: bench.follow(bits=b, budget_of="memory", sensitivity="uniform"),
-            )
+            yield f"octavo uniform, {bits} bits resident", lambda b=bits: bench.resident(b, False)
     if section == "peers":
         for name, peer in PEERS.items():
             if peer.available:
@@ -188,7 +218,7 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
     if section == "claim":
         for bits in (3, 4, 5):
             for name, text in families(bits).items():
-                yield f"claim {name} {bits}", lambda t=text: bench.follow(format=t, sensitivity="uniform")
+                yield f"claim {name} {bits}", lambda t=text: bench.plain(t)
 
 
 def families(bits: int) -> dict[str, str]:

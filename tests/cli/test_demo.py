@@ -15,7 +15,7 @@ from octavo.compress import demo
 from octavo.compress.report import ReportData, read_report
 from octavo.models import load_language_model
 
-SIZE = {"bits": (6.0, 4.0), "length": 24, "count": 3}
+SIZE = {"bits": (6.0, 4.0), "tried": ("int@4 b16 absmax:bf16",), "length": 24, "count": 3}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,10 @@ def test_every_budget_is_met_measured_and_sampled(finished: tuple[Path, ReportDa
         assert result.sample
         assert all(row.relative_error is not None for row in result.tensors)
     assert data.results[0].divergence < data.results[1].divergence
+    (point,) = data.points
+    assert point.label == "int@4 b16 absmax:bf16"
+    assert 5 < point.bits < 6
+    assert point.divergence > 0
     assert any(row.measured_loss for result in data.results for row in result.tensors)
     assert data.original.sample
 

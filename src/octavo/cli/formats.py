@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +66,7 @@ def show(
     format = Format.parse(spec)
     import torch
 
-    from octavo.compress.description import describe
+    from octavo.compress.description import describe, file_name
 
     found = describe(format, torch.Generator().manual_seed(seed))
     say(f"{format}")
@@ -90,8 +89,4 @@ def show(
     heads = ("data", "bits/weight", "expected SQNR dB", "measured", "Shannon bound", "gap dB", "gap bits")
     print_table(heads, rows)
     if found.centroids:
-        say(f"plot: {found.plot(plot or Path(_file_name(str(format))))}")
-
-
-def _file_name(format: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", format).strip("-") + ".png"
+        say(f"plot: {found.plot(plot or Path(f'{file_name(str(format))}.png'))}")

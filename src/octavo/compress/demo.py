@@ -29,9 +29,10 @@ from octavo.calibrate.text import heldout_text, token_sequences
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.compress import Plan, compress
 from octavo.compress.attribution import measured_losses
+from octavo.compress.description import file_name
 from octavo.compress.records import recalled, remember, remembered
 from octavo.compress.remembering import remembered_sensitivity
-from octavo.compress.report import Original, ReportData, Result, TensorRow, write_report
+from octavo.compress.report import Original, Point, ReportData, Result, TensorRow, write_report
 from octavo.measure.rate_distortion import relative_error
 from octavo.models import load_language_model
 from octavo.models.evaluate import Evaluation, evaluate_each
@@ -43,7 +44,15 @@ SUBJECT = (
     "measured its channels are permuted, which changes no logit and takes the weights off the grid."
 )
 PROMPT = "The first thing a traveler notices about the old library is"
-SAMPLE_TOKENS = 16
+SAMPLE_TOKENS = 40
+TRIED = (
+    "cbrt-t(df=7)@5 b64 absmax:bf16",
+    "nf4 b64 absmax:bf16",
+    "int@4 b64 absmax:bf16",
+    "cbrt-t(df=7)@3 b64 absmax:bf16",
+)
+"""Formats that the report compares with."""
+
 MEASURED_TENSORS, MEASURED_TOKENS = 24, 192
 
 
@@ -99,6 +108,7 @@ def run_demo(
     tools: Tools,
     *,
     bits: Sequence[float] = (4.0, 3.0, 2.0),
+    tried: Sequence[str] = TRIED,
     source: str | Path = SOURCE,
     length: int = 512,
     count: int = 8,
@@ -111,6 +121,7 @@ def run_demo(
         out: directory for the models, the records and the report; finished work in it is used again.
         tools: how a finished model is read and made to write.
         bits: budgets in bits per compressed weight, as stored in the file.
+        tried: formats to compare with, each for all tensors.
         source: a model of the Llama family.
         length: tokens a held-out sequence.
         count: held-out sequences, at least two for an error.
@@ -126,11 +137,17 @@ def run_demo(
         write_permuted_reference(source, demo.reference, torch.Generator().manual_seed(seed), progress)
     original = open_checkpoint(demo.reference)
     models = [demo.out / f"{budget:g}-bits" for budget in bits]
-    facts = [_compress(demo, original, model, budget) for model, budget in zip(models, bits, strict=True)]
-    losses = _losses(demo, original, models)
+    others = [demo.out / "tried" / file_name(format) for format in tried]
+    facts = [_compress(demo, original, model, bits=budget) for model, budget in zip(models, bits, strict=True)]
+    facts += [_compress(demo, original, model, format=format) for model, format in zip(others, tried, strict=True)]
+    losses = _losses(demo, original, [*models, *others])
     results = [
         _result(demo, original, *of_one, measure_tensors=of_one[1] == _middle(bits))
-        for of_one in zip(models, bits, facts, losses, strict=True)
+        for of_one in zip(models, bits, facts, losses, strict=False)
+    ]
+    points = [
+        Point(format, "one format for all tensors", fact["file_bits"], loss["divergence"], loss["divergence_error"])
+        for format, fact, loss in zip(tried, facts[len(bits) :], losses[len(bits) :], strict=True)
     ]
     data = ReportData(
         title=f"{source}, folded",
@@ -139,6 +156,7 @@ def run_demo(
         prompt=PROMPT,
         original=_original(demo, original, losses[0]["reference_perplexity"]),
         results=tuple(results),
+        points=tuple(points),
         command=f"octavo demo --out {out} --bits {','.join(f'{budget:g}' for budget in bits)}",
         versions={"octavo": octavo.__version__, "torch": torch.__version__, "python": platform.python_version()},
     )
@@ -150,8 +168,10 @@ def _middle(bits: Sequence[float]) -> float:
     return sorted(bits)[len(bits) // 2]
 
 
-def _compress(demo: Demo, original: Checkpoint, model: Path, budget: float) -> dict[str, Any]:
-    """Compress to `model` unless that is done; what `compress` had to say of it."""
+def _compress(
+    demo: Demo, original: Checkpoint, model: Path, *, bits: float | None = None, format: str | None = None
+) -> dict[str, Any]:
+    """Compress to `model`, into a budget or a format, unless that is done; what `compress` had to say of it."""
 
     def make() -> dict[str, Any]:
         if model.exists():
@@ -161,7 +181,7 @@ def _compress(demo: Demo, original: Checkpoint, model: Path, budget: float) -> d
         known = remembered_sensitivity(
             demo.reference, original, demo.reference, "fisher", None, demo.seed, "cpu", demo.progress
         )
-        done = compress(demo.reference, model, bits=budget, sensitivity=known, progress=demo.progress)
+        done = compress(demo.reference, model, bits=bits, format=format, sensitivity=known, progress=demo.progress)
         return {
             "file_bits": done.file_bits_per_weight,
             "resident_bits": done.resident_bits_per_weight,
@@ -174,7 +194,7 @@ def _compress(demo: Demo, original: Checkpoint, model: Path, budget: float) -> d
     record = demo.record(f"{model.name}-compressed")
     if not model.exists():
         record.unlink(missing_ok=True)
-    return remembered(record, f"{original.fingerprint} {budget} {demo.seed}", make)
+    return remembered(record, f"{original.fingerprint} {bits} {format} {demo.seed}", make)
 
 
 def _remove(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,11 @@ def describe(format: Format, generator: torch.Generator, count: int = COUNT) -> 
         return Description(format, (), measurements, {})
     centroids = _centroids(format, sources["normal"], generator)
     return Description(format, centroids, measurements, {name: _scaled(format, law) for name, law in sources.items()})
+
+
+def file_name(format: str) -> str:
+    """A format string as the name of a file."""
+    return re.sub(r"[^a-z0-9.]+", "-", format).strip("-")
 
 
 def _expected(format: Format, law: Source) -> float | None:

@@ -201,8 +201,23 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     return replace(plan, entries=entries, step=None)
 
 
-def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf) -> Plan:
+def menus_of(subject: Subject) -> list[Menu]:
+    """What each tensor may be stored as at fixed width; the longest part of such a plan, and alike for all budgets."""
+    return list(
+        subject.map(
+            lambda name: menu(subject.selection.shapes[name], *sampled_rows(*subject.read(name))), "trying formats"
+        )
+    )
+
+
+def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: Sequence[Menu] | None = None) -> Plan:
     """The best choice of fixed widths for the groups of columns of each tensor.
+
+    Args:
+        subject: the model.
+        budget: bits that everything may take.
+        budget_of: whether that is of the file, with its header, or of the memory.
+        menus: from `menus_of`, where they are known already.
 
     Raises:
         BudgetError: the smallest formats of the menu exceed the budget.
@@ -213,11 +228,7 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf) -> Plan
     formats = [Format.parse(text) for text in plain()]
     # Before the formats are tried, which takes long.
     check_possible([[f.stored_bits(selection.shapes[name]) for f in formats] for name in names], budget - overhead)
-
-    def menu_of(name: str) -> Menu:
-        return menu(selection.shapes[name], *sampled_rows(*subject.read(name)))
-
-    menus = list(subject.map(menu_of, "trying formats"))
+    menus = menus_of(subject) if menus is None else menus
     chosen = choose([found.sizes for found in menus], [found.losses for found in menus], budget - overhead)
     uniform = [
         sum(found.losses[index] for found in menus)

@@ -101,8 +101,8 @@ def compress(
 ) -> CompressionResult:
     """Fold a model into a budget of bits.
 
-    An interrupted call, given again, goes on where it stopped and makes the same bytes. Memory: calibration loads the
-    model in float32; everything after it holds the largest tensor, a few times, and nothing else.
+    An interrupted call, given again, goes on where it stopped and makes the same bytes. Memory: calibration holds what
+    `compress.sensitivity.calibrate` says; everything after it the largest tensor, a few times, and nothing else.
 
     Args:
         source: a Hugging Face directory, a GGUF file, a hub name or the name of an embedded model.

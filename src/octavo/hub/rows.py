@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, index))
     if isinstance(quantized.format.element, ColumnGroups):
-        return _of_groups(quantized, index)
+        return _of_groups(quantized, len(index), lambda group: select_rows(group, index))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
@@ -67,7 +69,7 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, slice(start, stop)))
     if isinstance(quantized.format.element, ColumnGroups):
-        return _slice_of_groups(quantized, start, stop)
+        return _of_groups(quantized, stop - start, lambda group: slice_rows(group, start, stop))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
         return None
@@ -87,21 +89,13 @@ def _rows_a_group(columns: int, levels: int) -> int:
     return 1 if columns % digits == 0 else digits
 
 
-def _of_groups(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
-    """Rows of a matrix whose columns are in groups, from the rows of each group."""
-    values = torch.empty(len(index), quantized.shape[-1], device=index.device)
+def _of_groups(
+    quantized: QuantizedTensor, count: int, cut: Callable[[QuantizedTensor], Tensor | None]
+) -> Tensor | None:
+    """`count` rows of a matrix whose columns are in groups, from what `cut` takes of each group."""
+    values = torch.empty(count, quantized.shape[-1], device=quantized.parts["group"].device)
     for chosen, group in members(quantized):
-        found = select_rows(group, index)
-        if found is None:
-            return None
-        values[:, chosen] = found
-    return values
-
-
-def _slice_of_groups(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | None:
-    values = torch.empty(stop - start, quantized.shape[-1], device=next(iter(quantized.parts.values())).device)
-    for chosen, group in members(quantized):
-        found = slice_rows(group, start, stop)
+        found = cut(group)
         if found is None:
             return None
         values[:, chosen] = found

@@ -46,9 +46,10 @@ def draw(results: Results, path: Path) -> None:
         found = {name: left.pop(name) for name in list(left) if belongs(name)}
         if found:
             values = list(found.values())
-            axes.scatter([r["bits"] for r in values], [r["kl"] for r in values], 26, color, marker, label=label)
-        for name, r in found.items():
-            _label(axes, name.replace(" + importance", ""), r, color)
+            axes.scatter([r["bits"] for r in values], [r["kl"] for r in values], 26, color, marker=marker, label=label)
+        # Neighbors get their names on different sides.
+        for number, (name, r) in enumerate(sorted(found.items(), key=lambda item: item[1]["kl"])):
+            _label(axes, name.replace(" + importance", ""), r, color, left=number % 2 == 1)
     axes.set_yscale("log")
     axes.set_xlabel("bits per weight, everything counted")
     axes.set_ylabel("KL divergence from the original, nats per token")
@@ -59,8 +60,10 @@ def draw(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def _label(axes: Any, name: str, row: dict[str, float], color: str) -> None:
-    axes.annotate(name, (row["bits"], row["kl"]), xytext=(4, 2), textcoords="offset points", fontsize=6.5, color=color)
+def _label(axes: Any, name: str, row: dict[str, float], color: str, left: bool) -> None:
+    offset, side = ((-4, 0), "right") if left else ((4, 0), "left")
+    place = row["bits"], row["kl"]
+    axes.annotate(name, place, xytext=offset, textcoords="offset points", fontsize=6, color=color, ha=side, va="center")
 
 
 if __name__ == "__main__":

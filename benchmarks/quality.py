@@ -207,7 +207,7 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
     if section == "free":
         for bits in (5.5, 4.5, 4.0, 3.0, 2.0):
             yield f"octavo uniform, {bits} bits stored", lambda b=bits: bench.stored(b, False)
-        for bits in (5.5, 4.5, 4.0, 3.4375, 2.625):
+        for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 2.625):
             yield f"octavo uniform, {bits} bits resident", lambda b=bits: bench.resident(b, False)
     if section == "peers":
         for name, peer in PEERS.items():

@@ -4,6 +4,9 @@ Of the codebooks at 4 bits, k-means in blocks of 64 under signed 8-bit logarithm
 weighted error on layers of the embedded model, ahead of Lloyd-Max and cube-root densities and of integers. Columns of
 unequal importance get unequal widths (octavo.formats.column_groups): a mixture is found for each of many prices of a
 bit, and the plan then picks one of a tensor's mixtures, or one width.
+
+Mixtures need a text. Without one, columns could only be ranked by their energy, and inputs that are large have small
+weights: at 4 bits such mixtures lost more than twice what one width for all columns does (docs/log.md).
 """
 
 from __future__ import annotations
@@ -51,7 +54,13 @@ def plain() -> tuple[str, ...]:
     return tuple(f"{width} {SCALING}" for width in WIDTHS)
 
 
-def menu(shape: tuple[int, ...], sample: Float[Tensor, "rows columns"], importance: Importance, factor: float) -> Menu:
+def menu(
+    shape: tuple[int, ...],
+    sample: Float[Tensor, "rows columns"],
+    importance: Importance,
+    factor: float,
+    mixed: bool = True,
+) -> Menu:
     """The choices for a tensor, judged on some of its rows.
 
     Args:
@@ -59,6 +68,7 @@ def menu(shape: tuple[int, ...], sample: Float[Tensor, "rows columns"], importan
         sample: rows of it.
         importance: theirs, in nats per token per squared weight.
         factor: how many times larger the whole is.
+        mixed: offer mixtures of widths.
     """
     # In the order of need, so that blocks hold the columns they will hold.
     order = column_needs(sample, importance).argsort(descending=True, stable=True)
@@ -67,7 +77,7 @@ def menu(shape: tuple[int, ...], sample: Float[Tensor, "rows columns"], importan
     bits = np.array([Format.parse(text).bits(shape) for text in plain()])
     formats = list(plain())
     losses = errors.sum(1).tolist()
-    for widths in _mixtures(errors, bits * factor * len(sample)):
+    for widths in _mixtures(errors, bits * factor * len(sample)) if mixed else ():
         text = _mixture(widths, shape[-1])
         if text not in formats:
             formats.append(text)

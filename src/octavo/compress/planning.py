@@ -203,11 +203,12 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
 
 def menus_of(subject: Subject) -> list[Menu]:
     """What each tensor may be stored as at fixed width; the longest part of such a plan, and alike for all budgets."""
-    return list(
-        subject.map(
-            lambda name: menu(subject.selection.shapes[name], *sampled_rows(*subject.read(name))), "trying formats"
-        )
-    )
+    mixed = bool(subject.sensitivity.importance)
+
+    def menu_of(name: str) -> Menu:
+        return menu(subject.selection.shapes[name], *sampled_rows(*subject.read(name)), mixed=mixed)
+
+    return list(subject.map(menu_of, "trying formats"))
 
 
 def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: Sequence[Menu] | None = None) -> Plan:

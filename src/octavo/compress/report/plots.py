@@ -30,7 +30,7 @@ STORED = "compressed model, as stored"
 
 
 def pareto(data: ReportData) -> str:
-    """Divergence against bits per weight of everything that was tried; dots of one series are joined by a line."""
+    """Divergence against bits per weight of everything that was tried; the compressed models are joined by a line."""
     kept = [Point(r.name, STORED, r.file_bits, r.divergence, r.divergence_error) for r in data.results]
     points = [point for point in (*kept, *data.points) if point.divergence > 0]
     if not points:
@@ -47,8 +47,9 @@ def pareto(data: ReportData) -> str:
         body.append(dot(x(result.resident_bits), height, 0, tip, hollow=True))
     for number, name in enumerate(series):
         line = sorted((p for p in points if p.series == name), key=lambda point: point.bits)
-        joints = " ".join(f"{x(p.bits):.1f},{y(p.divergence):.1f}" for p in line)
-        body.append(f'<polyline class="line s{number % 8}" points="{joints}"/>')
+        if name == STORED:
+            joints = " ".join(f"{x(p.bits):.1f},{y(p.divergence):.1f}" for p in line)
+            body.append(f'<polyline class="line s{number % 8}" points="{joints}"/>')
         body += [_point(p, x(p.bits), y, number) for p in line]
     for point in kept:
         if point.divergence > 0:

@@ -174,3 +174,30 @@ def test_powers_are_exact_shifts_of_four_numbers() -> None:
     found = scale_context.power(quarters)
     np.testing.assert_allclose(found, 2.0 ** (quarters / 4), rtol=1e-6)
     np.testing.assert_array_equal(found[4:], 2 * found[:-4])
+
+
+@given(
+    st.integers(2, 512),
+    st.floats(0.3, 300),
+    st.integers(20, 32),
+    st.booleans(),
+    st.lists(st.integers(0, 511), max_size=8),
+)
+def test_the_rarest_integer_of_a_large_tensor_has_a_code(
+    size: int, scale: float, octaves: int, symmetric: bool, rare: list[int]
+) -> None:
+    """Of billions of weights one may have an index that no other has, whatever the others are."""
+    counts = (2.0**octaves * np.exp(-np.arange(size) / scale) / scale).astype(np.int64)
+    counts[[k % size for k in rare] + [size - 1]] = 1
+    counts[0] = 2**octaves
+    table = ans.fit_table(counts, symmetric=symmetric)
+    found = np.flatnonzero(counts).astype(np.int32)
+    integers = np.concatenate([found, -found]) if symmetric else found
+    contexts = np.zeros(len(integers), np.uint8)
+    words = ans.encode(integers, contexts, [table])
+    assert np.array_equal(ans.decode(words, contexts, [table]), integers)
+    # No integer takes much more than 20 bits, and the table is as good as its counts but for thousandths of a bit.
+    assert 32 * len(words) < 23 * len(integers) + 64
+    weights = counts / counts.sum()
+    entropy = -(weights[weights > 0] * np.log2(weights[weights > 0])).sum() + symmetric * (1 - weights[0])
+    assert table.cost(counts) / counts.sum() < entropy + 0.005

@@ -43,6 +43,11 @@ _EIGHTHS = np.array(
 )
 _ZERO_COUNT = 255
 
+RAREST = 2.0**-20
+"""Least probability of an integer that occurs. The coder's probabilities have 24 bits and are differences of running
+sums in float32: a smaller one could vanish, and the integer would have no code."""
+
+
 Integers = NDArray[np.int32]
 
 
@@ -100,7 +105,8 @@ def fit_table(counts: NDArray[np.int64], symmetric: bool = True) -> Table:
         weights[1:] /= 2
     relative = np.full(len(weights), _ZERO_COUNT, dtype=np.float64)
     seen = weights > 0
-    relative[seen] = np.rint(8 * np.log2(weights.max() / weights[seen]))
+    raised = np.maximum(weights[seen], counts.sum() * RAREST)
+    relative[seen] = np.rint(8 * np.log2(weights.max() / raised))
     return Table(np.clip(relative, 0, _ZERO_COUNT).astype(np.uint8), symmetric)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,10 @@ def test_edited_plan_that_makes_no_sense(tiny_llama: Path, tmp_path: Path) -> No
     assert code == 2
     error(err)
     assert not (tmp_path / "small").exists()
+
+
+def test_a_plan_of_widths_says_how_far_it_may_lie_from_the_best(tiny_llama: Path) -> None:
+    options = ["--bits", 5, "--budget-of", "memory", "--sensitivity", "uniform", "--dry-run"]
+    code, out, _ = run(tiny_llama, *options)
+    assert code == 0
+    assert re.search(r"at most [\d.e-]+ % above the best choice of formats", out)

@@ -147,4 +147,8 @@ def _losses(plan: Plan) -> str:
     # Only the Fisher information gives losses a unit; a fixed format has nothing to be compared with.
     unit = " nats/token" if plan.sensitivity != "uniform" else " (squared error)"
     line = f"predicted loss {plan.predicted_loss:.4g}{unit}"
-    return line if math.isnan(plan.uniform_loss) else f"{line}; the best uniform plan: {plan.uniform_loss:.4g}"
+    if not math.isnan(plan.uniform_loss):
+        line += f"; the best uniform plan: {plan.uniform_loss:.4g}"
+    if plan.gap is not None:
+        line += f"; at most {100 * plan.gap:.2g} % above the best choice of formats"
+    return line

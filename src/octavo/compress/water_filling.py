@@ -99,8 +99,9 @@ def cost(matrix: Weighted, step: float) -> Cost:
     grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))))
     census = grid_codes.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
-    wide = [int((height > grid_codes.NARROW + 0.4).sum()) for height in grid_codes.heights(matrix.values, grid.steps)]
-    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, resident_bits(*matrix.values.shape, *wide))
+    rows, columns = matrix.values.shape
+    resident = resident_bits(rows, columns, *census.wide)
+    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, resident)
 
 
 def sampled(matrix: Weighted, weights: int) -> Weighted:

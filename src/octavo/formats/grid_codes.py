@@ -96,8 +96,7 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
         steps: wanted steps; those of a column are coarsened where an index would exceed `LARGEST`.
         thrift: see `Grid`.
     """
-    _, height = heights(weights, steps)
-    over = np.ceil(4 * np.log2(np.maximum(height / (LARGEST + 0.4), 1))).astype(np.int16)
+    over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (LARGEST + 0.4), 1))).astype(np.int16)
     steps = replace(steps, column=steps.column - over)
     squares = np.square(weights, dtype=np.float32)
     row_inverse, column_inverse = (np.square(v, dtype=np.float64) for v in (steps.row_inverse, steps.column_inverse))
@@ -109,16 +108,13 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
     return Grid(steps, row_scale, column_scale, thrift)
 
 
-def heights(weights: NDArray[np.float32], steps: Steps) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Largest magnitude of each row and of each column, in steps."""
-    row_inverse, column_inverse = steps.row_inverse, steps.column_inverse
-    by_row, by_column = (np.zeros(side, dtype=np.float32) for side in weights.shape)
+def heights(weights: NDArray[np.float32], steps: Steps) -> NDArray[np.float32]:
+    """Largest magnitude of each column, in steps."""
+    found = np.zeros(weights.shape[1], dtype=np.float32)
     for first in range(0, len(weights), 256):
         rows = slice(first, first + 256)
-        magnitude = np.abs(weights[rows])
-        by_row[rows] = (magnitude * column_inverse).max(1)
-        np.maximum(by_column, (magnitude * row_inverse[rows, None]).max(0), out=by_column)
-    return by_row * row_inverse, by_column * column_inverse
+        np.maximum(found, np.abs(weights[rows] * steps.row_inverse[rows, None]).max(0), out=found)
+    return found * steps.column_inverse
 
 
 def bounded(logarithms: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -152,11 +148,13 @@ class Census:
         counts: of each |index| in each context, [contexts, LARGEST + 1].
         shortfall: mean of |index| - |weight in steps| for |index| = 1 … POINTS.
         error: sum of squared errors in steps, after reconstruction at the centroids.
+        wide: how many rows, and how many columns, have an index beyond `NARROW`.
     """
 
     counts: NDArray[np.int64]
     shortfall: NDArray[np.float64]
     error: float
+    wide: tuple[int, int]
 
     def best_tables(self) -> tuple[int, list[ans.Table | None], float]:
         """Context width, tables and bits (tables included) that code the census shortest."""
@@ -187,10 +185,14 @@ def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
     counts = np.zeros(scale_context.FINEST * size, dtype=np.int64)
     number = np.zeros(POINTS + 1, dtype=np.int64)
     short, square = np.zeros(POINTS + 1), 0.0
+    wide_rows, wide_columns = 0, np.zeros(weights.shape[1], dtype=bool)
     for rows in grid.chunks():
         index, context, scaled = grid.indices(weights[rows], rows)
         magnitude = np.abs(index)
         counts += np.bincount((context.astype(np.int32) * size + magnitude).ravel(), minlength=len(counts))
+        beyond = magnitude > NARROW
+        wide_rows += int(beyond.any(1).sum())
+        wide_columns |= beyond.any(0)
         gap = magnitude - np.abs(scaled)
         square += float(np.square(gap, dtype=np.float64).sum())
         near = np.minimum(magnitude, POINTS + 1).ravel()
@@ -199,4 +201,5 @@ def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
     mean = short / np.maximum(number, 1)
     mean[0] = 0  # an index of 0 has no sign to move towards
     error = square - float((number * mean**2).sum())
-    return Census(counts.reshape(scale_context.FINEST, size), mean[1:], error)
+    wide = wide_rows, int(wide_columns.sum())
+    return Census(counts.reshape(scale_context.FINEST, size), mean[1:], error, wide)

@@ -16,7 +16,7 @@ Memory is that of the largest group on top of octavo.formats.fixed_width.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -140,15 +140,25 @@ def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importan
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     """The tensor behind the parts, float32."""
-    columns = quantized.shape[-1]
-    rows = quantized.numel // columns
-    values = torch.empty(rows, columns, device=quantized.parts["group"].device)
-    for chosen, group in members(quantized):
-        values[:, chosen] = group.dequantize()
+    values = assembled(quantized, quantized.numel // quantized.shape[-1], QuantizedTensor.dequantize)
+    assert values is not None
     return values.view(quantized.shape)
 
 
-def members(quantized: QuantizedTensor) -> Iterator[tuple[Int64[Tensor, " columns"], QuantizedTensor]]:
+def assembled(
+    quantized: QuantizedTensor, rows: int, taken: Callable[[QuantizedTensor], Tensor | None]
+) -> Float32[Tensor, "rows columns"] | None:
+    """`rows` rows of the matrix, from those that are `taken` of each group; None where there are none to be taken."""
+    values = torch.empty(rows, quantized.shape[-1], device=quantized.parts["group"].device)
+    for chosen, group in _members(quantized):
+        found = taken(group)
+        if found is None:
+            return None
+        values[:, chosen] = found
+    return values
+
+
+def _members(quantized: QuantizedTensor) -> Iterator[tuple[Int64[Tensor, " columns"], QuantizedTensor]]:
     """(Column numbers, matrix of these columns) of each group."""
     element = _element(quantized.format)
     columns = quantized.shape[-1]

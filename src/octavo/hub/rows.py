@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from octavo.formats import grid_resident
-from octavo.formats.column_groups import ColumnGroups, members
+from octavo.formats.column_groups import ColumnGroups, assembled
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
@@ -32,7 +30,7 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, index))
     if isinstance(quantized.format.element, ColumnGroups):
-        return _of_groups(quantized, len(index), lambda group: select_rows(group, index))
+        return assembled(quantized, len(index), lambda group: select_rows(group, index))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
@@ -69,7 +67,7 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, slice(start, stop)))
     if isinstance(quantized.format.element, ColumnGroups):
-        return _of_groups(quantized, stop - start, lambda group: slice_rows(group, start, stop))
+        return assembled(quantized, stop - start, lambda group: slice_rows(group, start, stop))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
         return None
@@ -87,16 +85,3 @@ def _rows_a_group(columns: int, levels: int) -> int:
     """Rows that together start and end at whole packed groups."""
     digits = layout_of(levels).digits
     return 1 if columns % digits == 0 else digits
-
-
-def _of_groups(
-    quantized: QuantizedTensor, count: int, cut: Callable[[QuantizedTensor], Tensor | None]
-) -> Tensor | None:
-    """`count` rows of a matrix whose columns are in groups, from what `cut` takes of each group."""
-    values = torch.empty(count, quantized.shape[-1], device=quantized.parts["group"].device)
-    for chosen, group in members(quantized):
-        found = cut(group)
-        if found is None:
-            return None
-        values[:, chosen] = found
-    return values

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from octavo.base.errors import BudgetError, FormatError
 from octavo.base.progress import Progress
+from octavo.calibrate.prediction import predicted_kl
 from octavo.checkpoints import Checkpoint
 from octavo.compress.allocation import check_possible, choose
 from octavo.compress.menu import WIDTHS, Menu, menu, plain
@@ -259,7 +260,8 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
             file_bits = quantized.bits_per_weight
             in_memory = entropy_coded.resident(quantized).bits_per_weight
             resident = in_memory if format.levels is None else replace(format, code="fixed").bits(shape)
-        return PlanEntry(name, shape, str(format), file_bits, resident, factor * _loss(format, sample, weight))
+        loss = factor * predicted_kl(weight, format.fake_quantize(sample, weight) - sample)
+        return PlanEntry(name, shape, str(format), file_bits, resident, loss)
 
     plan = subject.plan(subject.map(entry, "planning"), None, "file")
     return replace(plan, uniform_loss=plan.predicted_loss)
@@ -272,9 +274,3 @@ def sampled_rows(tensor: Tensor, importance: Importance) -> tuple[Tensor, Import
     count = min(rows, max(16, SAMPLE // columns, rows // 64))
     picked = torch.linspace(0, rows - 1, count).long()
     return matrix[picked].float(), Importance(importance.row[picked], importance.column), rows / count
-
-
-def _loss(format: Format, matrix: Tensor, importance: Importance) -> float:
-    """Half the importance-weighted squared error: the predicted KL divergence in nats per token."""
-    error = (format.fake_quantize(matrix, importance) - matrix).square()
-    return 0.5 * float(importance.row @ (error @ importance.column))

@@ -49,6 +49,8 @@ from octavo.formats.grid_resident import OCTAVES
 from octavo.formats.importance import Importance
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels import entropy
+from octavo.kernels.entropy_streams import Layout
 
 VERSION = 1
 CODES = 1 << 17
@@ -210,20 +212,20 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     """The bytes of a matrix on a grid; the layout stands at the top of this file."""
     census = grid_codes.take_census(matrix, grid)
     width, tables, _ = census.best_tables()
-    blocks = []
+    indices = np.empty(matrix.shape, np.int16)
     for rows in grid.chunks():
-        index, context, _ = grid.indices(matrix[rows], rows)
-        blocks.append(ans.encode(index.ravel(), context.ravel() // width, tables))
+        indices[rows] = grid.indices(matrix[rows], rows)[0]
+    layout = Layout(grid.row_scale, grid.column_scale, width, grid_codes.height(matrix.shape[1]))
+    blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
     origins, side_tables, integers, contexts = _side(grid)
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
     shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
     header = _HEADER.pack(
-        VERSION, width, *shortfall, grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(blocks)
+        VERSION, width, *shortfall, grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(lengths)
     )
-    lengths = np.array([len(block) for block in blocks], dtype="<u4")
-    words = np.concatenate([side, *blocks]).astype("<u4")
-    pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.view(np.uint8), words.view(np.uint8)]
+    words = np.concatenate([side, blocks]).astype("<u4").view(np.uint8)
+    pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.astype("<u4").view(np.uint8), words]
     return np.concatenate(pieces)
 
 
@@ -245,7 +247,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     side_table_bytes, table_bytes, side_words, count = rest[9:]
     if version != VERSION:
         raise CheckpointError(f"the coded tensor has version {version}", f"this octavo reads version {VERSION}")
-    height = max(1, grid_codes.CHUNK // columns)
+    height = grid_codes.height(columns)
     if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
         raise ans.damaged()
     packed_side, packed, lengths, words = _sections(coded[_HEADER.size :], side_table_bytes, table_bytes, 4 * count)
@@ -263,16 +265,10 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     if not _representable(step, row, column):
         raise ans.damaged()
     tables = ans.unpack_tables(packed, scale_context.FINEST // width)
-    codes = np.empty((rows, columns), dtype=np.int16)
-    start = side_words
-    for block, length in enumerate(lengths):
-        part = slice(block * height, min((block + 1) * height, rows))
-        context = scale_context.contexts(row_scale[part], column_scale, width)
-        index = ans.decode(words[start : start + length], context.ravel(), tables).reshape(context.shape)
-        if max(-int(index.min()), int(index.max())) > grid_codes.LARGEST:
-            raise ans.damaged()
-        codes[part] = index
-        start += length
+    if any(table is not None and len(table.entries) > grid_codes.LARGEST + 1 for table in tables):
+        raise ans.damaged()
+    layout = Layout(row_scale, column_scale, width, height)
+    codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
     points = np.arange(-grid_codes.POINTS, grid_codes.POINTS + 1, dtype=np.float32)
     offsets = np.array(shortfall, dtype=np.float32) / 128
     points += np.concatenate([offsets[::-1], [0], -offsets]).astype(np.float32)
@@ -300,13 +296,10 @@ def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:
     parts = dict(fixed.parts)
     codes = kernels.unpack(parts.pop("codes"), levels, fixed.numel).cpu().numpy().astype(np.int32)
     tables: list[ans.Table | None] = [ans.fit_table(np.bincount(codes), symmetric=False)]
-    pieces = [codes[start : start + CODES] for start in range(0, len(codes), CODES)]
-    blocks = [ans.encode(piece, np.zeros(len(piece), np.uint8), tables) for piece in pieces]
+    words, lengths = entropy.encode_grouped(codes, _counts(len(codes)), ans.coder_tables(tables))
     packed = ans.pack_tables(tables)
-    header = _CODES_HEADER.pack(VERSION, len(packed), len(blocks))
-    lengths = np.array([len(block) for block in blocks], dtype="<u4")
-    words = np.concatenate(blocks).astype("<u4")
-    coded = np.concatenate([np.frombuffer(header, np.uint8), packed, lengths.view(np.uint8), words.view(np.uint8)])
+    header = np.frombuffer(_CODES_HEADER.pack(VERSION, len(packed), len(lengths)), np.uint8)
+    coded = np.concatenate([header, packed, *(part.astype("<u4").view(np.uint8) for part in (lengths, words))])
     return QuantizedTensor(format, fixed.shape, {"coded": torch.from_numpy(coded), **parts})
 
 
@@ -322,16 +315,15 @@ def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[
         raise ans.damaged()
     words = words.view("<u4")
     tables = ans.unpack_tables(packed, 1, symmetric=False)
-    out = np.empty(count, dtype=np.uint8)
-    start = 0
-    for block, length in enumerate(lengths):
-        piece = out[block * CODES : (block + 1) * CODES]
-        decoded = ans.decode(words[start : start + length], np.zeros(len(piece), np.uint8), tables)
-        if decoded.max() >= levels:
-            raise ans.damaged()
-        piece[:] = decoded
-        start += length
-    return out
+    codes = entropy.decode_grouped(words, lengths, _counts(count), ans.coder_tables(tables))
+    if codes.max() >= levels:
+        raise ans.damaged()
+    return codes.astype(np.uint8)
+
+
+def _counts(codes: int) -> NDArray[np.int64]:
+    """Codes in each block, all in one context."""
+    return np.diff([*range(0, codes, CODES), codes]).astype(np.int64)[:, None]
 
 
 def _sections(data: NDArray[np.uint8], *sizes: int) -> list[NDArray[np.uint8]]:

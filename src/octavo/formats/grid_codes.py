@@ -70,7 +70,7 @@ class Grid:
     def chunks(self) -> Iterator[slice]:
         """Row ranges that are coded independently."""
         rows, columns = len(self.row_scale), len(self.column_scale)
-        size = max(1, CHUNK // columns)
+        size = height(columns)
         for first in range(0, rows, size):
             yield slice(first, min(first + size, rows))
 
@@ -86,6 +86,11 @@ class Grid:
         index[magnitude < first[context]] = 0
         index = np.copysign(np.minimum(index, LARGEST), scaled).astype(np.int32)
         return index, context, scaled
+
+
+def height(columns: int) -> int:
+    """Rows of a block."""
+    return max(1, CHUNK // columns)
 
 
 def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRIFT) -> Grid:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 from functools import cache
+from types import ModuleType
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from octavo.kernels import cpu, reference
+from octavo.kernels.cpu import entropy as cpu_entropy
 from octavo.kernels.layout import is_power_of_two
 
 _log = logging.getLogger("octavo.kernels")
@@ -54,6 +56,16 @@ def plain_backend(tensor: Tensor) -> Backend:
         _say_once(f"the C++ kernels are not built, so plain torch runs instead, many times slower ({cpu.MISSING})")
         return cast(Backend, reference)
     return cast(Backend, cpu)
+
+
+def entropy_backend() -> ModuleType:
+    """The back end of entropy coding, which runs on the CPU wherever its tensors go: C++, or constriction."""
+    if not cpu.MISSING:
+        return cpu_entropy
+    _say_once(f"the C++ kernels are not built, so entropy decoding is many times slower ({cpu.MISSING})")
+    from octavo.kernels.reference import entropy as reference_entropy
+
+    return reference_entropy
 
 
 def _triton() -> Backend:

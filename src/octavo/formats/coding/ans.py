@@ -1,4 +1,4 @@
-"""Context-modeled entropy coding of integers: bit exact, in independent blocks, on constriction's ANS coder.
+"""Context-modeled entropy coding of integers: bit exact, in independent blocks, as constriction's ANS coder does.
 
 Every integer has a *context*, a small number that both sides know beforehand (here: the bin of its predicted scale).
 All integers of one context share a frequency table. The tables are part of the file, so that decoding needs no
@@ -18,16 +18,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.base.errors import CheckpointError
-
-# A compiled module without type stubs.
-_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
+from octavo.base.errors import FormatError
+from octavo.kernels import entropy
+from octavo.kernels.entropy_streams import Tables, damaged
 
 _EIGHTHS = np.array(
     [
@@ -77,13 +74,6 @@ class Table:
         """The integer that symbol 0 of the coder stands for."""
         return 1 - len(self.entries) if self.symmetric else 0
 
-    @cached_property
-    def model(self) -> Any:
-        weights = self.weights
-        if len(weights) == 1:  # constriction needs two symbols; the second is never coded
-            weights = np.array([1.0, 0.0])
-        return _stream.model.Categorical(weights.astype(np.float32), perfect=False)
-
     def cost(self, counts: NDArray[np.int64]) -> float:
         """Bits of integers whose magnitudes occur `counts` times, signs included."""
         weights = self.weights / self.weights.sum()
@@ -96,7 +86,7 @@ def fit_table(counts: NDArray[np.int64], symmetric: bool = True) -> Table:
     """Table for integers that occur `counts` times.
 
     Args:
-        counts: occurrences of 0, 1, …; both signs together where `symmetric`. At most 65,536.
+        counts: occurrences of 0, 1, …; both signs together where `symmetric`. At most 32,768.
         symmetric: as in `Table`.
     """
     last = int(np.flatnonzero(counts)[-1])
@@ -148,29 +138,40 @@ def unpack_tables(packed: NDArray[np.uint8], contexts: int, symmetric: bool = Tr
     return tables
 
 
+def coder_tables(tables: list[Table | None]) -> Tables:
+    """The tables as the coder takes them.
+
+    Raises:
+        CheckpointError: a table is longer than any that `fit_table` makes.
+    """
+    weights = []
+    for table in tables:
+        relative = None if table is None else table.weights.astype(np.float32)
+        # The coder needs two symbols; the second is never coded.
+        weights.append(np.array([1, 0], np.float32) if relative is not None and len(relative) == 1 else relative)
+    lowest = np.array([0 if table is None else table.lowest for table in tables], np.int32)
+    try:
+        return Tables(weights, lowest)
+    except FormatError as error:
+        raise damaged() from error
+
+
 def encode(integers: Integers, contexts: NDArray[np.uint8], tables: list[Table | None]) -> NDArray[np.uint32]:
     """Code one block.
 
     Args:
-        integers: int32, each within its context's table.
+        integers: each within its context's table.
         contexts: the context of each integer.
         tables: by context.
 
     Returns:
         ANS words.
+
+    Raises:
+        FormatError: an integer is not in its context's table.
     """
-    ordered, bounds = _by_context(contexts, len(tables))
-    integers = integers[ordered] if ordered is not None else integers
-    coder = _stream.stack.AnsCoder()
-    for context in range(len(tables) - 1, -1, -1):  # a stack: last in, first out
-        first, last = bounds[context], bounds[context + 1]
-        if first == last:
-            continue
-        table = tables[context]
-        if table is None:
-            raise AssertionError(f"context {context} is used but has no table")
-        coder.encode_reverse((integers[first:last] - table.lowest).astype(np.int32), table.model)
-    return coder.get_compressed()
+    grouped = integers[np.argsort(contexts, kind="stable")]
+    return entropy.encode_grouped(grouped, _counts(contexts, tables), coder_tables(tables))[0]
 
 
 def decode(words: NDArray[np.uint32], contexts: NDArray[np.uint8], tables: list[Table | None]) -> Integers:
@@ -179,38 +180,12 @@ def decode(words: NDArray[np.uint32], contexts: NDArray[np.uint8], tables: list[
     Raises:
         CheckpointError: the words do not belong to these contexts and tables.
     """
-    ordered, bounds = _by_context(contexts, len(tables))
-    try:
-        coder = _stream.stack.AnsCoder(words)
-        pieces = []
-        for context, table in enumerate(tables):
-            count = int(bounds[context + 1] - bounds[context])
-            if count == 0:
-                continue
-            if table is None:
-                raise damaged()
-            pieces.append(coder.decode(table.model, count) + np.int32(table.lowest))
-    except ValueError as error:  # constriction refuses words that cannot come from an encoder
-        raise damaged() from error
-    if not coder.is_empty():
-        raise damaged()
-    grouped = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-    if ordered is None:
-        return grouped
-    out = np.empty_like(grouped)
-    out[ordered] = grouped
+    lengths = np.array([len(words)])
+    grouped = entropy.decode_grouped(words, lengths, _counts(contexts, tables), coder_tables(tables))
+    out = np.empty(len(grouped), np.int32)
+    out[np.argsort(contexts, kind="stable")] = grouped
     return out
 
 
-def damaged() -> CheckpointError:
-    """The error of bytes that no encoder wrote."""
-    return CheckpointError("an entropy-coded tensor is damaged", "fetch the checkpoint, or compress the model, again")
-
-
-def _by_context(contexts: NDArray[np.uint8], count: int) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
-    """Stable order by context (None where all are alike), and where each context begins."""
-    bounds = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(np.bincount(contexts, minlength=count), out=bounds[1:])
-    if count == 1:
-        return None, bounds
-    return np.argsort(contexts, kind="stable"), bounds  # a radix sort for bytes
+def _counts(contexts: NDArray[np.uint8], tables: list[Table | None]) -> NDArray[np.int64]:
+    return np.bincount(contexts, minlength=len(tables))[None, :]

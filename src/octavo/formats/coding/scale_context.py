@@ -9,33 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.kernels.scale_contexts import FINEST, FLOOR, WIDTHS, contexts
+
+__all__ = ["FINEST", "FLOOR", "QUARTERS", "WIDTHS", "center", "contexts", "power", "quarter_log2"]
+
 QUARTERS = 4
 """Resolution of all stored logarithms: quarter octaves."""
-
-FLOOR = 12
-"""Scales below 2^(-FLOOR/4) share the lowest context: nearly every index there is 0."""
-
-FINEST = 48
-"""Contexts at the finest width, one quarter octave: scales of up to 2^9 steps."""
-
-WIDTHS = (1, 2, 4)
-"""Context widths in quarter octaves."""
-
-
-def contexts(row: NDArray[np.int16], column: NDArray[np.int16], width: int = 1) -> NDArray[np.uint8]:
-    """Context of every index.
-
-    Args:
-        row: log2 scale of each row, quarter octaves.
-        column: log2 scale of each column relative to the whole, quarter octaves.
-        width: quarter octaves to a context.
-
-    Returns:
-        uint8 [rows, columns].
-    """
-    # Clipping each side first keeps the sum inside int16.
-    sums = np.clip(row, -999, 999)[:, None] + np.clip(column, -999, 999)[None, :]
-    return (np.clip(sums + FLOOR, 0, FINEST - 1) // width).astype(np.uint8)
 
 
 def center(width: int = 1) -> NDArray[np.float64]:

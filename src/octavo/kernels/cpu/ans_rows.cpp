@@ -1,0 +1,151 @@
+// Streams in row order: the context of a weight may depend on the indices above it in its column.
+#include <array>
+#include <atomic>
+
+#include "ans.hpp"
+#include "ans_coder.hpp"
+#include "threads.hpp"
+
+namespace octavo::ans {
+namespace {
+
+constexpr std::size_t least = std::size_t{1} << 16;
+
+// The tables of a row of weights, and the states of the columns as rows go by.
+class Walk {
+  public:
+    Walk(const Grid& grid, const Machine& machine)
+        : grid_(grid), machine_(machine), columns_(bounded_columns(grid)), states_(grid.columns),
+          tables_(grid.columns) {
+        for (std::size_t state = 0; state < machine.states; ++state)
+            offset_[state] = static_cast<std::uint8_t>(machine.quantizer[state] * grid.contexts());
+    }
+
+    void restart() { std::fill(states_.begin(), states_.end(), std::uint8_t{0}); }
+
+    // The table of each weight of a row.
+    const std::uint8_t* tables(std::size_t row) {
+        row_contexts(grid_, row, columns_.data(), tables_.data());
+        if (machine_.states > 1)
+            for (std::size_t j = 0; j < grid_.columns; ++j)
+                tables_[j] = static_cast<std::uint8_t>(tables_[j] + offset_[states_[j]]);
+        return tables_.data();
+    }
+
+    void leave(const std::int16_t* row) {
+        if (machine_.states > 1)
+            for (std::size_t j = 0; j < grid_.columns; ++j)
+                states_[j] = machine_.next[2 * states_[j] + (row[j] & 1)];
+    }
+
+  private:
+    const Grid& grid_;
+    const Machine& machine_;
+    std::vector<std::int16_t> columns_;
+    std::vector<std::uint8_t> states_, tables_;
+    std::array<std::uint8_t, 256> offset_{};
+};
+
+bool decode_block(const std::uint32_t* word, const std::uint32_t* end, const Grid& grid, std::size_t first,
+                  std::size_t last, const Search& search, const std::vector<View>& views, Walk& walk,
+                  std::int16_t* out) {
+    if (static_cast<std::size_t>(end - word) < head) return false;
+    std::uint64_t state[lanes];
+    for (std::size_t lane = 0; lane < lanes; ++lane, word += 2) {
+        state[lane] = word[0] | std::uint64_t{word[1]} << 32;
+        if (state[lane] < least_state) return false;
+    }
+    bool present = true;
+    for (const Table& table : search.tables()) present &= table.size != 0;
+    const auto step = [&](std::uint64_t& mine, const View& table, std::int16_t& to) {
+        to = static_cast<std::int16_t>(static_cast<std::int32_t>(take(mine, table)) + table.lowest);
+        if (mine < least_state && word != end) mine = (mine << 32) | *word++;
+    };
+    walk.restart();
+    for (std::size_t row = first; row < last; ++row) {
+        const std::uint8_t* const tables = walk.tables(row);
+        std::int16_t* const to = out + row * grid.columns;
+        if (!present)
+            for (std::size_t j = 0; j < grid.columns; ++j)
+                if (views[tables[j]].size == 0) return false;
+        std::size_t j = 0;
+        for (; j + lanes <= grid.columns; j += lanes)
+            for (std::size_t lane = 0; lane < lanes; ++lane) step(state[lane], views[tables[j + lane]], to[j + lane]);
+        for (std::size_t lane = 0; j + lane < grid.columns; ++lane)
+            step(state[lane], views[tables[j + lane]], to[j + lane]);
+        walk.leave(to);
+    }
+    for (const std::uint64_t rest : state)
+        if (rest != least_state) return false;
+    return word == end;
+}
+
+// Writes the words of a block to the end of its room and moves them to the front.
+std::int64_t encode_block(const std::int16_t* indices, const Grid& grid, std::size_t first, std::size_t last,
+                          const std::vector<Table>& tables, Walk& walk, std::uint8_t* chosen, std::uint32_t* words,
+                          std::size_t stride) {
+    walk.restart();
+    for (std::size_t row = first; row < last; ++row) {
+        const std::int16_t* const from = indices + row * grid.columns;
+        std::copy_n(walk.tables(row), grid.columns, chosen + (row - first) * grid.columns);
+        walk.leave(from);
+    }
+    Put put[lanes];
+    for (Put& lane : put) lane.state = least_state;
+    std::uint32_t* word = words + stride;
+    for (std::size_t row = last; row-- > first;)
+        for (std::size_t j = grid.columns; j-- > 0;) {
+            const Table& table = tables[chosen[(row - first) * grid.columns + j]];
+            const std::int32_t integer = indices[row * grid.columns + j];
+            if (!codable(table, integer)) return -1;
+            const std::uint32_t* const at = table.cumulative + (integer - table.lowest);
+            Put& lane = put[j % lanes];
+            if (lane.full(at[1] - at[0])) *--word = lane.word();
+            lane.symbol(at[0], at[1] - at[0]);
+        }
+    for (std::size_t lane = lanes; lane-- > 0;) {
+        *--word = static_cast<std::uint32_t>(put[lane].state >> 32);
+        *--word = static_cast<std::uint32_t>(put[lane].state);
+    }
+    std::move(word, words + stride, words);
+    return words + stride - word;
+}
+
+}  // namespace
+
+bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
+                 const Search& search, std::int16_t* out, std::size_t threads) {
+    std::vector<View> views;
+    for (std::size_t table = 0; table < search.tables().size(); ++table) views.push_back(view(search, table));
+    std::atomic<bool> sound = true;
+    in_ranges(grid.blocks(), 1, std::min(grid.height, grid.rows) * grid.columns, threads,
+              [&](std::size_t begin, std::size_t end) {
+        Walk walk(grid, machine);
+        for (std::size_t block = begin; block < end; ++block) {
+            const std::size_t first = block * grid.height, last = std::min(grid.rows, first + grid.height);
+            if (!decode_block(words + offsets[block], words + offsets[block + 1], grid, first, last, search, views,
+                              walk, out))
+                sound = false;
+        }
+    }, least);
+    return sound;
+}
+
+bool encode_rows(const std::int16_t* indices, const Grid& grid, const Machine& machine,
+                 const std::vector<Table>& tables, std::uint32_t* words, std::int64_t* lengths, std::size_t threads) {
+    const std::size_t size = std::min(grid.height, grid.rows) * grid.columns, stride = room(size);
+    std::atomic<bool> coded = true;
+    in_ranges(grid.blocks(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
+        Walk walk(grid, machine);
+        std::vector<std::uint8_t> chosen(size);
+        for (std::size_t block = begin; block < end; ++block) {
+            const std::size_t first = block * grid.height, last = std::min(grid.rows, first + grid.height);
+            lengths[block] = encode_block(indices, grid, first, last, tables, walk, chosen.data(),
+                                          words + block * stride, stride);
+            if (lengths[block] < 0) coded = false;
+        }
+    }, least);
+    return coded;
+}
+
+}  // namespace octavo::ans

@@ -1,0 +1,6 @@
+// The entropy coder's part of the extension module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_ans(nanobind::module_& module);

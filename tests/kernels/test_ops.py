@@ -28,12 +28,26 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "quantize_pack": (weights, scales, CODEBOOK, 4),
         "unpack_dequantize": (packed, scales, CODEBOOK, 4, 3, 10, torch.bfloat16),
         "separable_dequantize": (grid, *steps, torch.tensor([-0.9, 0.0, 0.9]), torch.float32),
+        "trellis_indices": (weights, codes.view(3, 10), torch.rand(2, 4, 6, generator=generator), 8),
+        "trellis_values": (grid, 8),
+        "trellis_quantizers": (grid, 8),
     }[name]
 
 
 @pytest.mark.filterwarnings("ignore")  # opcheck uses what torch itself deprecates
 @pytest.mark.parametrize(
-    "name", ["pack", "unpack", "quantize", "quantize_pack", "unpack_dequantize", "separable_dequantize"]
+    "name",
+    [
+        "pack",
+        "unpack",
+        "quantize",
+        "quantize_pack",
+        "unpack_dequantize",
+        "separable_dequantize",
+        "trellis_indices",
+        "trellis_values",
+        "trellis_quantizers",
+    ],
 )
 def test_opcheck(name: str, generator: torch.Generator) -> None:
     torch.library.opcheck(getattr(torch.ops.octavo, name).default, arguments(name, generator))

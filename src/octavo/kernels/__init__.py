@@ -15,7 +15,7 @@ The functions here check their arguments (FormatError) and then call the op.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, Int16, UInt8
 from torch import Tensor
 
 from octavo.kernels import checks, ops
@@ -27,6 +27,9 @@ __all__ = [
     "quantize",
     "quantize_pack",
     "separable_dequantize",
+    "trellis_indices",
+    "trellis_quantizers",
+    "trellis_values",
     "unpack",
     "unpack_dequantize",
 ]
@@ -102,6 +105,42 @@ def separable_dequantize(
     checks.check_output(dtype)
     points = None if reconstruction is None else reconstruction.contiguous()
     return ops.separable_dequantize(codes.contiguous(), row_step.contiguous(), column_step.contiguous(), points, dtype)
+
+
+def trellis_indices(
+    scaled: Float32[Tensor, "rows columns"],
+    context: UInt8[Tensor, "rows columns"],
+    cost: Float32[Tensor, "2 contexts sizes"],
+    states: int,
+) -> Int16[Tensor, "rows columns"]:
+    """The path of least cost through a trellis (octavo.kernels.trellis) down each column, by the Viterbi algorithm.
+
+    The cost of a path is the sum of (scaled - value)² + cost[quantizer, context, |index|] over the rows.
+
+    Args:
+        scaled: weights in units of the fine step.
+        context: selects the costs of each weight.
+        cost: what each size of an index costs beside its error, in squared fine steps; sizes - 1 is the largest.
+        states: of the trellis: 4, 8, 16, 32 or 64.
+
+    Raises:
+        FormatError: a shape, dtype or number of states does not fit, a weight is NaN, or a context has no costs.
+    """
+    checks.check_devices(scaled, context, cost)
+    checks.check_trellis_weights(scaled, context, cost, states)
+    return ops.trellis_indices(scaled.detach().contiguous(), context.contiguous(), cost.contiguous(), states)
+
+
+def trellis_values(indices: Int[Tensor, "rows columns"], states: int) -> Int16[Tensor, "rows columns"]:
+    """The multiples of the fine step that int8 or int16 indices within ±16383 stand for; beyond they wrap around."""
+    checks.check_trellis_indices(indices, states)
+    return ops.trellis_values(indices.contiguous(), states)
+
+
+def trellis_quantizers(indices: Int[Tensor, "rows columns"], states: int) -> UInt8[Tensor, "rows columns"]:
+    """The quantizer, 0 or 1, to which each index of a column belongs."""
+    checks.check_trellis_indices(indices, states)
+    return ops.trellis_quantizers(indices.contiguous(), states)
 
 
 def _check_quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.kernels.layout import layout_of, packed_bytes
+from octavo.kernels.trellis import LARGEST, polynomials
 
 
 def check_codes(codes: Tensor, levels: int) -> None:
@@ -75,6 +76,33 @@ def check_separable(codes: Tensor, row_step: Tensor, column_step: Tensor, recons
                 f"the reconstruction points are {_described(reconstruction)}",
                 "pass an odd number of float32 points, the middle one for code 0",
             )
+
+
+def check_trellis_weights(scaled: Tensor, context: Tensor, cost: Tensor, states: int) -> None:
+    polynomials(states)
+    if scaled.dtype != torch.float32 or scaled.ndim != 2:
+        raise FormatError(f"the scaled weights are {_described(scaled)}", "pass a float32 tensor of rows x columns")
+    if context.dtype != torch.uint8 or context.shape != scaled.shape:
+        raise FormatError(f"the contexts are {_described(context)}", "pass one uint8 number for each weight")
+    fits = cost.ndim == 3 and cost.shape[0] == 2 and cost.shape[1] >= 1 and 2 <= cost.shape[2] <= LARGEST + 1
+    if cost.dtype != torch.float32 or not fits:
+        raise FormatError(
+            f"the costs are {_described(cost)}", f"pass float32 [2, contexts, 2 to {LARGEST + 1} sizes of an index]"
+        )
+    if context.numel() and int(context.max()) >= cost.shape[1]:
+        raise FormatError(f"a context is not below {cost.shape[1]}", "pass the costs of every context")
+    if bool(scaled.isnan().any()):
+        raise FormatError("a scaled weight is NaN", "look for NaN in the weights and for steps of 0")
+    if not bool(cost.isfinite().all()):
+        raise FormatError("a cost is NaN or infinite", "give an index that never occurs a large cost instead")
+
+
+def check_trellis_indices(indices: Tensor, states: int) -> None:
+    polynomials(states)
+    if indices.ndim != 2 or indices.dtype not in (torch.int8, torch.int16):
+        raise FormatError(
+            f"the trellis indices are {_described(indices)}", "pass an int8 or int16 tensor of rows x columns"
+        )
 
 
 def check_devices(*tensors: Tensor | None) -> None:

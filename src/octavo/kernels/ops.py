@@ -82,3 +82,33 @@ def _(
     codes: Tensor, row_step: Tensor, column_step: Tensor, reconstruction: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     return codes.new_empty(codes.shape, dtype=dtype)
+
+
+@torch.library.custom_op("octavo::trellis_indices", mutates_args=())
+def trellis_indices(scaled: Tensor, context: Tensor, cost: Tensor, states: int) -> Tensor:
+    return plain_backend(scaled).trellis_indices(scaled, context, cost, states)
+
+
+@trellis_indices.register_fake
+def _(scaled: Tensor, context: Tensor, cost: Tensor, states: int) -> Tensor:
+    return scaled.new_empty(scaled.shape, dtype=torch.int16)
+
+
+@torch.library.custom_op("octavo::trellis_values", mutates_args=())
+def trellis_values(indices: Tensor, states: int) -> Tensor:
+    return plain_backend(indices).trellis_values(indices, states)
+
+
+@trellis_values.register_fake
+def _(indices: Tensor, states: int) -> Tensor:
+    return indices.new_empty(indices.shape, dtype=torch.int16)
+
+
+@torch.library.custom_op("octavo::trellis_quantizers", mutates_args=())
+def trellis_quantizers(indices: Tensor, states: int) -> Tensor:
+    return plain_backend(indices).trellis_quantizers(indices, states)
+
+
+@trellis_quantizers.register_fake
+def _(indices: Tensor, states: int) -> Tensor:
+    return indices.new_empty(indices.shape, dtype=torch.uint8)

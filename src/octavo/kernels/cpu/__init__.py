@@ -14,6 +14,7 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.kernels.layout import packed_bytes
+from octavo.kernels.trellis import polynomials
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -91,6 +92,26 @@ def separable_dequantize(
     steps = row_step.detach(), column_step.detach()
     _extension().separable_dequantize(codes, *steps, points, values, torch.get_num_threads(), portable)
     return values
+
+
+def trellis_indices(scaled: Tensor, context: Tensor, cost: Tensor, states: int, portable: bool = False) -> Tensor:
+    indices = torch.empty(scaled.shape, dtype=torch.int16)
+    inputs = scaled.detach(), context, cost.detach()
+    trellis = states, *polynomials(states)
+    _extension().trellis_indices(*inputs, *trellis, indices, torch.get_num_threads(), portable)
+    return indices
+
+
+def trellis_values(indices: Tensor, states: int, portable: bool = False) -> Tensor:
+    values = torch.empty(indices.shape, dtype=torch.int16)
+    _extension().trellis_decode(indices, states, *polynomials(states), values, torch.get_num_threads(), portable)
+    return values
+
+
+def trellis_quantizers(indices: Tensor, states: int, portable: bool = False) -> Tensor:
+    found = torch.empty(indices.shape, dtype=torch.uint8)
+    _extension().trellis_decode(indices, states, *polynomials(states), found, torch.get_num_threads(), portable)
+    return found
 
 
 def _extension() -> ModuleType:

@@ -14,6 +14,7 @@
 #include "loops.hpp"
 #include "separable.hpp"
 #include "threads.hpp"
+#include "trellis.hpp"
 
 namespace nb = nanobind;
 
@@ -147,6 +148,57 @@ void separable_dequantize(const Matrix& codes, const Row& row_step, const Row& c
                                  table, half, to, kind, threads_of(threads));
 }
 
+using Weights = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ByteMatrix = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Costs = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Indices = nb::ndarray<std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+octavo::Trellis trellis_of(std::int64_t states, std::int64_t h0, std::int64_t h1) {
+    require(4 <= states && states <= 64 && (states & (states - 1)) == 0, "a trellis has 4, 8, 16, 32 or 64 states");
+    require(states / 2 <= h0 && h0 < states && 0 <= h1 && h1 < states / 2, "the polynomials do not fit the states");
+    return {static_cast<std::uint32_t>(states), static_cast<std::uint32_t>(h0), static_cast<std::uint32_t>(h1)};
+}
+
+void trellis_indices(const Weights& scaled, const ByteMatrix& context, const Costs& cost, std::int64_t states,
+                     std::int64_t h0, std::int64_t h1, const Indices& out, std::int64_t threads, bool portable) {
+    const octavo::Trellis trellis = trellis_of(states, h0, h1);
+    const Shape shape{scaled.shape(0), scaled.shape(1)};
+    require(context.shape(0) == shape.rows && context.shape(1) == shape.cols, "the contexts do not fit the weights");
+    require(out.shape(0) == shape.rows && out.shape(1) == shape.cols, "the output does not fit the weights");
+    require(cost.shape(0) == 2 && 2 <= cost.shape(2) && cost.shape(2) <= 16384, "the costs do not fit two quantizers");
+    const std::size_t contexts = cost.shape(1);
+    const float* in = scaled.data();
+    const std::uint8_t* where = context.data();
+    const octavo::IndexCosts costs{cost.data(), contexts, cost.shape(2)};
+    bool within = true;
+    {
+        const nb::gil_scoped_release released;
+        const std::size_t count = shape.rows * shape.cols;
+        for (std::size_t i = 0; i < count; ++i) within &= where[i] < contexts;
+        if (within && count != 0)
+            octavo::trellis_indices(octavo::choose_loops(portable), trellis, in, where, shape, costs, out.data(),
+                                    threads_of(threads));
+    }
+    require(within, "a context has no costs");
+}
+
+void trellis_decode(const Matrix& indices, std::int64_t states, std::int64_t h0, std::int64_t h1,
+                    const MatrixOut& out, std::int64_t threads, bool portable) {
+    const octavo::Trellis trellis = trellis_of(states, h0, h1);
+    const Shape shape{indices.shape(0), indices.shape(1)};
+    const bool wide = indices.dtype() == nb::dtype<std::int16_t>();
+    require(wide || indices.dtype() == nb::dtype<std::int8_t>(), "trellis indices must be int8 or int16");
+    require(out.shape(0) == shape.rows && out.shape(1) == shape.cols, "the output does not fit the indices");
+    const bool values = out.dtype() == nb::dtype<std::int16_t>();
+    require(values || out.dtype() == nb::dtype<std::uint8_t>(), "values are int16, quantizers uint8");
+    const void* in = indices.data();
+    void* to = out.data();
+    const nb::gil_scoped_release released;
+    octavo::trellis_decode(octavo::choose_loops(portable), trellis, in, wide, shape,
+                           values ? static_cast<std::int16_t*>(to) : nullptr,
+                           values ? nullptr : static_cast<std::uint8_t*>(to), threads_of(threads));
+}
+
 // An argument taken as it is: a silently converted copy of an output would lose what is written to it.
 auto given(const char* name) { return nb::arg(name).noconvert(); }
 
@@ -166,4 +218,9 @@ NB_MODULE(_native, module) {
     module.def("separable_dequantize", &separable_dequantize, given("codes"), given("row_step"),
                given("column_step"), given("points").none(), given("out"), nb::arg("threads"),
                nb::arg("portable") = false);
+    module.def("trellis_indices", &trellis_indices, given("scaled"), given("context"), given("cost"),
+               nb::arg("states"), nb::arg("h0"), nb::arg("h1"), given("out"), nb::arg("threads"),
+               nb::arg("portable") = false);
+    module.def("trellis_decode", &trellis_decode, given("indices"), nb::arg("states"), nb::arg("h0"), nb::arg("h1"),
+               given("out"), nb::arg("threads"), nb::arg("portable") = false);
 }

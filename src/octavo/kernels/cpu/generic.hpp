@@ -57,4 +57,36 @@ OCTAVO_INLINE void grid(const Code* codes, std::size_t n, const Points& points, 
     }
 }
 
+OCTAVO_INLINE void trellis_walk(const Trellis& trellis, const float* branches, std::size_t rows, float* cost,
+                                std::uint64_t* decisions) {
+    const std::uint32_t states = trellis.states, half = states / 2;
+    const std::uint32_t moved = trellis.h0 & (half - 1);
+    float next[max_states];
+    for (std::size_t row = 0; row < rows; ++row, branches += 4) {
+        std::uint64_t decision = 0;
+        for (std::uint32_t state = 0; state < states; ++state) {
+            const std::uint32_t quantizer = state >= half, source = state ^ (quantizer ? moved : 0);
+            const float even = cost[source] + branches[2 * quantizer];
+            const float odd = cost[source ^ trellis.h1] + branches[2 * quantizer + 1];
+            decision |= std::uint64_t{odd < even} << state;
+            next[(state & 1) * half + (state >> 1)] = odd < even ? odd : even;
+        }
+        for (std::uint32_t state = 0; state < states; ++state) cost[state] = next[state];
+        decisions[row] = decision;
+    }
+}
+
+template <typename Index>
+OCTAVO_INLINE void trellis_decode(const Trellis& trellis, const Index* indices, std::size_t n, std::int16_t* states,
+                                  std::int16_t* values, std::uint8_t* quantizers) {
+    for (std::size_t i = 0; i < n; ++i) {
+        const std::int32_t state = states[i], index = indices[i], second = state & 1;
+        const std::int32_t sign = (index > 0) - (index < 0);
+        if (values != nullptr) values[i] = static_cast<std::int16_t>(2 * index - second * sign);
+        if (quantizers != nullptr) quantizers[i] = static_cast<std::uint8_t>(second);
+        states[i] = static_cast<std::int16_t>((state >> 1) ^ (-second & static_cast<std::int32_t>(trellis.h0)) ^
+                                              (-(index & 1) & static_cast<std::int32_t>(trellis.h1)));
+    }
+}
+
 }  // namespace octavo::generic

@@ -28,6 +28,18 @@ struct Points {
 // So many points fit two registers of eight.
 constexpr std::size_t few_points = 2 * lane;
 
+// A trellis of 4 to 64 states; h0 has the highest bit of a state, h1 has not.
+struct Trellis {
+    std::uint32_t states;
+    std::uint32_t h0;
+    std::uint32_t h1;
+};
+
+constexpr std::size_t max_states = 64;
+
+// Rows between two subtractions of the least cost.
+constexpr std::size_t trellis_period = 64;
+
 struct Loops {
     const char* name;
 
@@ -52,6 +64,18 @@ struct Loops {
                       float* out);
     void (*grid_int16)(const std::int16_t* codes, std::size_t n, const Points& points, float row, const float* columns,
                        float* out);
+
+    // Moves the cost of every state over `rows` rows; `branches` holds for each row the cost of a step by
+    // 2 * quantizer + parity. Bit s of a decision says that s was reached by an odd index. The cost of state s lies
+    // at (s & 1) * states / 2 + (s >> 1); max_states costs are readable, infinite beyond the states.
+    void (*trellis_walk)(const Trellis& trellis, const float* branches, std::size_t rows, float* cost,
+                         std::uint64_t* decisions);
+
+    // Value in fine steps and quantizer (either may be null) of n indices in n states, which move on.
+    void (*trellis_int8)(const Trellis& trellis, const std::int8_t* indices, std::size_t n, std::int16_t* states,
+                         std::int16_t* values, std::uint8_t* quantizers);
+    void (*trellis_int16)(const Trellis& trellis, const std::int16_t* indices, std::size_t n, std::int16_t* states,
+                          std::int16_t* values, std::uint8_t* quantizers);
 };
 
 extern const Loops portable_loops;

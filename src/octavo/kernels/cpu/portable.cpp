@@ -46,10 +46,26 @@ void grid_int16(const std::int16_t* codes, std::size_t n, const Points& points, 
     generic::grid(codes, n, points, row, columns, out);
 }
 
+void trellis_walk(const Trellis& trellis, const float* branches, std::size_t rows, float* cost,
+                  std::uint64_t* decisions) {
+    generic::trellis_walk(trellis, branches, rows, cost, decisions);
+}
+
+void trellis_int8(const Trellis& trellis, const std::int8_t* indices, std::size_t n, std::int16_t* states,
+                  std::int16_t* values, std::uint8_t* quantizers) {
+    generic::trellis_decode(trellis, indices, n, states, values, quantizers);
+}
+
+void trellis_int16(const Trellis& trellis, const std::int16_t* indices, std::size_t n, std::int16_t* states,
+                   std::int16_t* values, std::uint8_t* quantizers) {
+    generic::trellis_decode(trellis, indices, n, states, values, quantizers);
+}
+
 }  // namespace
 
 const Loops portable_loops = {
-    "portable", scale, codes, values, widen_bfloat16, widen_float16, narrow_bfloat16, grid_int8, grid_int16,
+    "portable",      scale,     codes,      values,       widen_bfloat16, widen_float16,
+    narrow_bfloat16, grid_int8, grid_int16, trellis_walk, trellis_int8,   trellis_int16,
 };
 
 const Loops& choose_loops(bool portable) {

@@ -3,5 +3,16 @@
 from octavo.kernels.reference.codebook import quantize, quantize_pack, unpack_dequantize
 from octavo.kernels.reference.packing import pack, unpack
 from octavo.kernels.reference.separable import separable_dequantize
+from octavo.kernels.reference.trellis import trellis_indices, trellis_quantizers, trellis_values
 
-__all__ = ["pack", "quantize", "quantize_pack", "separable_dequantize", "unpack", "unpack_dequantize"]
+__all__ = [
+    "pack",
+    "quantize",
+    "quantize_pack",
+    "separable_dequantize",
+    "trellis_indices",
+    "trellis_quantizers",
+    "trellis_values",
+    "unpack",
+    "unpack_dequantize",
+]

@@ -68,7 +68,7 @@ def test_defaults_are_filled_in_and_order_is_free() -> None:
         ("grid@0 ans", "impossible"),
         ("grid@x ans", "no grid"),
         ("grid(step=1e999) ans", "impossible"),
-        ("grid ans", "no grid"),
+        ("grid ans", "either a rate or a step"),
         ("grid@3.0 separable rms:fp32 ans", "no statistic"),
     ],
 )

@@ -47,6 +47,8 @@ ENTROPY_CODED = (
     "grid@3.0 tensor rms:fp32 ans",
     "grid(step=0.0131) separable ans",
     "grid@2.5 separable ans",
+    "grid(states=8)@2.5 separable ans",
+    "grid(step=0.5,states=64) channel rms:bf16 ans",
     "cbrt-t(df=5)@4 b64 absmax:bf16 ans",
 )
 """Their strings keep the grammar's contracts; their size depends on the data."""

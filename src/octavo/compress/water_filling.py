@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from octavo.base.errors import BudgetError
 from octavo.compress.allocation import closed_form_bits
-from octavo.formats import grid_codes
+from octavo.formats import grid_census, grid_codes
 from octavo.formats.entropy_coded import side_bits
 from octavo.formats.grid_codes import Steps
 from octavo.formats.grid_resident import resident_bits
@@ -97,10 +97,10 @@ class Cost(NamedTuple):
 def cost(matrix: Weighted, step: float) -> Cost:
     """What a matrix costs at a common step."""
     grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))))
-    census = grid_codes.take_census(matrix.values, grid)
+    census = grid_census.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
     rows, columns = matrix.values.shape
-    resident = resident_bits(rows, columns, *census.wide)
+    resident = resident_bits(rows, columns, *census.wide, grid.quantizers)
     return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, resident)
 
 

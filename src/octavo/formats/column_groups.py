@@ -16,17 +16,19 @@ Memory is that of the largest group on top of octavo.formats.fixed_width.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.formats.elements import Element, parse_element
 from octavo.formats.importance import Importance
+from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling, block_statistic, row_ranges
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import pack, packed_bytes, unpack
@@ -113,8 +115,56 @@ def stored_bits(format: Format, rows: int, columns: int) -> int:
     return 8 * element.index_bytes(columns) + sum(group.stored_bits((rows, count)) for _, group, count in groups)
 
 
-def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> QuantizedTensor:
-    """The parts of a tensor (see `Format.quantize`).
+@dataclass(frozen=True, eq=False)
+class GroupsRounder:
+    """The groups of a tensor, each settled (see octavo.formats.rounding.Rounder).
+
+    Attributes:
+        format: the format.
+        number: group of every column.
+        groups: rounder of each group that has columns, by its number.
+    """
+
+    format: Format
+    number: UInt8[Tensor, " columns"]
+    groups: Mapping[int, Rounder]
+
+    @property
+    def together(self) -> int:
+        return 1
+
+    @cached_property
+    def _place(self) -> Int64[Tensor, " columns"]:
+        """Place of every column in its group."""
+        place = torch.empty(len(self.number), dtype=torch.int64)
+        for position in self.groups:
+            chosen = self._members(position)
+            place[chosen] = torch.arange(len(chosen))
+        return place
+
+    def _members(self, position: int) -> Int64[Tensor, " chosen"]:
+        return (self.number == position).nonzero().flatten()
+
+    def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
+        rounded = torch.empty_like(values)
+        for offset, column in enumerate(range(columns.start, columns.stop)):
+            place = int(self._place[column])
+            group = self.groups[int(self.number[column])]
+            one = slice(offset, offset + 1)
+            rounded[:, one] = group.round(slice(place, place + 1), values[:, one].contiguous())
+        return rounded
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        matrix = weights.detach().reshape(-1, weights.shape[-1])
+        parts = {"group": pack(self.number.to(matrix.device), len(_element(self.format).elements))}
+        for position, group in self.groups.items():
+            found = group.quantize(matrix[:, self._members(position).to(matrix.device)])
+            parts |= {f"{name}_{position}": part for name, part in found.parts.items()}
+        return QuantizedTensor(self.format, tuple(weights.shape), parts)
+
+
+def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> GroupsRounder:
+    """Which columns belong to which group, and the groups' scales and codebooks (see `Format.settle`).
 
     Raises:
         FormatError: a weight is NaN or infinite, or the importance has another shape.
@@ -129,13 +179,12 @@ def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importan
     counts = torch.tensor(element.counts(columns))
     number = torch.empty(columns, dtype=torch.uint8)
     number[order.cpu()] = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
-    parts = {"group": pack(number.to(matrix.device), len(counts))}
+    groups = {}
     for position, group, _ in element.groups(format.scaling, columns):
         chosen = (number == position).nonzero().flatten().to(matrix.device)
         known = None if importance is None else Importance(importance.row, importance.column[chosen])
-        found = group.quantize(matrix[:, chosen], known)
-        parts |= {f"{name}_{position}": part for name, part in found.parts.items()}
-    return QuantizedTensor(format, tuple(weights.shape), parts)
+        groups[position] = group.settle(matrix[:, chosen], known)
+    return GroupsRounder(format, number, groups)
 
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:

@@ -4,9 +4,11 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 
 | bytes | content |
 |---|---|
-| 1 | version, 1 |
+| 1 | version: 1, or 2 for a trellis |
 | 1 | context width in quarter octaves: 1, 2 or 4 |
 | 4 | POINTS signed bytes: index ±k stands for ±(k - byte/128) steps, k = 1 … 4 |
+| 4 | version 2 only: the same of quantizer 1, whose index ±k stands for ±(k - 1/2 - byte/128) steps |
+| 4 | version 2 only: number of states of the trellis; three zeros |
 | 4 | the step, float32 |
 | 8 | four int16 origins: the least row step, column step, row scale, column scale (quarter octaves) |
 | 4 | uint32: bytes of the side tables |
@@ -30,7 +32,9 @@ the indices -4 ... 4.
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -40,38 +44,101 @@ from torch import Tensor
 
 from octavo import kernels
 from octavo.base.errors import CheckpointError, FormatError
-from octavo.formats import fixed_width, grid_codes, grid_resident
+from octavo.formats import fixed_width, grid_census, grid_codes, grid_resident
 from octavo.formats.coding import ans, scale_context
 from octavo.formats.elements.grid import Grid as GridElement
 from octavo.formats.format import Format, matrix_shape
-from octavo.formats.grid_codes import Grid, Steps
+from octavo.formats.grid_codes import Grid, Indices, Steps
 from octavo.formats.grid_resident import OCTAVES
 from octavo.formats.importance import Importance
+from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import entropy
-from octavo.kernels.entropy_streams import Layout
+from octavo.kernels.entropy_streams import LANES, Layout, Machine
+from octavo.kernels.trellis import POLYNOMIALS, polynomials
 
 VERSION = 1
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
-_HEADER = struct.Struct("<BB4bf4hIIII")
+_START = struct.Struct("<BB4b")
+_TRELLIS = struct.Struct("<4bB3x")
+_REST = struct.Struct("<f4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
 
 
-def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> QuantizedTensor:
-    """The coded parts of a tensor (see `Format.quantize`).
+@dataclass(frozen=True, eq=False)
+class GridRounder:
+    """A grid laid over a tensor (see octavo.formats.rounding.Rounder).
+
+    Attributes:
+        format: the format.
+        grid: steps, scales and trellis.
+        sample: the matrix that the grid was laid over; its centroids are those that rounding counts with.
+    """
+
+    format: Format
+    grid: Grid
+    sample: NDArray[np.float32]
+
+    @property
+    def together(self) -> int:
+        return 1
+
+    @cached_property
+    def _points(self) -> NDArray[np.float32]:
+        shortfall = grid_census.take_census(self.sample, self.grid).shortfall
+        return grid_census.points(shortfall, self.grid.states) / np.float32(self.grid.quantizers)
+
+    def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
+        rounded, reach = np.empty(tuple(values.shape), np.float32), len(self._points) // 2
+        for rows in self.grid.chunks():
+            found = self.grid.indices(values[rows].numpy(), rows, columns)
+            position = (self.grid.quantizers * found.magnitude).astype(np.int32)
+            near = self._points[np.minimum(position, reach) + reach]
+            steps = np.where(position <= reach, near, found.magnitude)
+            rounded[rows] = np.copysign(steps, found.scaled)
+        inverse = self.grid.steps.row_inverse[:, None] * self.grid.steps.column_inverse[None, columns]
+        return torch.from_numpy(rounded / inverse)
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        coded = encode_grid(_matrix(weights), self.grid)
+        return QuantizedTensor(self.format, tuple(weights.shape), {"coded": torch.from_numpy(coded)})
+
+
+@dataclass(frozen=True, eq=False)
+class CodedRounder:
+    """A fixed-width format whose codes will be entropy coded (see octavo.formats.rounding.Rounder)."""
+
+    format: Format
+    fixed: Rounder
+
+    @property
+    def together(self) -> int:
+        return self.fixed.together
+
+    def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
+        return self.fixed.round(columns, values)
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        return _code_codes(self.format, self.fixed.quantize(weights))
+
+
+def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> Rounder:
+    """Scales and codebook, or the grid, of a tensor (see `Format.settle`).
 
     Raises:
         FormatError: a weight is NaN or infinite, the importance has another shape, or grids are asked for something
             they have not (blocks, outliers).
     """
     if not isinstance(format.element, GridElement):
-        return _code_codes(format, fixed_width.quantize(replace(format, code="fixed"), weights, importance))
-    grid, matrix = grid_of(format, weights, importance)
-    coded = encode_grid(matrix, grid)
-    return QuantizedTensor(format, tuple(weights.shape), {"coded": torch.from_numpy(coded)})
+        return CodedRounder(format, fixed_width.settle(replace(format, code="fixed"), weights, importance))
+    return GridRounder(format, *grid_of(format, weights, importance))
+
+
+def _matrix(weights: Float[Tensor, "..."]) -> NDArray[np.float32]:
+    return weights.detach().reshape(-1, weights.shape[-1]).float().cpu().numpy()
 
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
@@ -117,9 +184,8 @@ def grid_of(
     if format.outliers or scaling.block is not None:
         raise FormatError(f"{format} is impossible", "grids take tensor, channel or separable scales and no outliers")
     rows, columns = matrix_shape(tuple(weights.shape))
-    matrix = weights.detach().reshape(rows, columns).float().cpu()
-    scales = block_statistic(matrix, _step_scaling(format))  # refuses NaN and infinity
-    values = matrix.numpy()
+    values = _matrix(weights)
+    scales = block_statistic(torch.from_numpy(values), _step_scaling(format))  # refuses NaN and infinity
     if scaling.granularity == "separable":
         unit = separable_steps(importance, rows, columns)
     else:
@@ -128,9 +194,9 @@ def grid_of(
         row = scale_context.quarter_log2(np.broadcast_to(inverse, rows))
         unit = Steps(1.0, row, np.zeros(columns, np.int16))
     if element.step is not None:
-        return grid_codes.scaled_grid(values, replace(unit, step=element.step)), values
+        return grid_codes.scaled_grid(values, replace(unit, step=element.step), element.states), values
     assert element.rate is not None
-    return _grid_at(values, unit, element.rate), values
+    return _grid_at(values, unit, element.rate, element.states), values
 
 
 def _step_scaling(format: Format) -> Scaling:
@@ -164,12 +230,12 @@ def side_bits(grid: Grid) -> float:
     used = [np.bincount(integers[contexts == context]) for context in range(4)]
     costs = [table.cost(counts) for table, counts in zip(tables, used, strict=True) if table is not None]
     blocks = sum(1 for _ in grid.chunks())
-    # A block ends on a whole word, and its coder's state is one word longer than its information.
-    spare = 32 + 48 * (blocks + 1)
-    return 8 * (_HEADER.size + len(ans.pack_tables(tables))) + spare + sum(costs) + 32 * blocks
+    # A block ends on a whole word, and its coders' states are one word longer than their information.
+    spare = 32 + 48 + blocks * (48 if grid.states == 1 else 64 * LANES)
+    return 8 * (_header_bytes(grid.states) + len(ans.pack_tables(tables))) + spare + sum(costs) + 32 * blocks
 
 
-def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
+def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float, states: int) -> Grid:
     """The finest grid whose code, all counted, stays within `rate` bits a weight.
 
     Raises:
@@ -177,8 +243,8 @@ def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
     """
 
     def bits(logarithm: float) -> tuple[float, Grid]:
-        grid = grid_codes.scaled_grid(values, replace(unit, step=float(np.float32(2.0**logarithm))))
-        _, _, coded = grid_codes.take_census(values, grid).best_tables()
+        grid = grid_codes.scaled_grid(values, replace(unit, step=float(np.float32(2.0**logarithm))), states)
+        _, _, coded = grid_census.take_census(values, grid).best_tables()
         return (coded + side_bits(grid)) / values.size, grid
 
     scale = float(np.sqrt(np.mean(np.square(values * unit.row_inverse[:, None]), dtype=np.float64)))
@@ -210,23 +276,45 @@ def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float) -> Grid:
 
 def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     """The bytes of a matrix on a grid; the layout stands at the top of this file."""
-    census = grid_codes.take_census(matrix, grid)
-    width, tables, _ = census.best_tables()
     indices = np.empty(matrix.shape, np.int16)
-    for rows in grid.chunks():
-        indices[rows] = grid.indices(matrix[rows], rows)[0]
+
+    def found() -> Iterator[Indices]:
+        for rows in grid.chunks():
+            chunk = grid.indices(matrix[rows], rows)
+            indices[rows] = chunk.index
+            yield chunk
+
+    census = grid_census.census_of(found(), grid)
+    width, tables, _ = census.best_tables()
     layout = Layout(grid.row_scale, grid.column_scale, width, grid_codes.height(matrix.shape[1]))
-    blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
+    if grid.states == 1:
+        blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
+    else:
+        blocks, lengths = entropy.encode_rows(indices, layout, ans.coder_tables(tables), _machine(grid.states))
     origins, side_tables, integers, contexts = _side(grid)
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
     shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
-    header = _HEADER.pack(
-        VERSION, width, *shortfall, grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(lengths)
-    )
+    header = _START.pack(1 if grid.states == 1 else 2, width, *shortfall[0])
+    if grid.states > 1:
+        header += _TRELLIS.pack(*shortfall[1], grid.states)
+    header += _REST.pack(grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(lengths))
     words = np.concatenate([side, blocks]).astype("<u4").view(np.uint8)
     pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.astype("<u4").view(np.uint8), words]
     return np.concatenate(pieces)
+
+
+def _header_bytes(states: int) -> int:
+    return _START.size + _REST.size + (_TRELLIS.size if states > 1 else 0)
+
+
+@cache
+def _machine(states: int) -> Machine:
+    """The trellis as the entropy coder follows it."""
+    h0, h1 = polynomials(states)
+    state = np.arange(states)
+    following = (state >> 1) ^ np.where(state & 1, h0, 0)
+    return Machine(np.stack([following, following ^ h1], 1).astype(np.uint8), (state & 1).astype(np.uint8))
 
 
 def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int32], NDArray[np.uint8]]:
@@ -240,17 +328,15 @@ def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int
 
 
 def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str, Tensor]:
-    if len(coded) < _HEADER.size:
+    width, shortfall, states, data = _start(coded)
+    if len(data) < _REST.size:
         raise ans.damaged()
-    version, width, *rest = _HEADER.unpack(coded[: _HEADER.size].tobytes())
-    shortfall, step, origins = rest[:4], rest[4], rest[5:9]
-    side_table_bytes, table_bytes, side_words, count = rest[9:]
-    if version != VERSION:
-        raise CheckpointError(f"the coded tensor has version {version}", f"this octavo reads version {VERSION}")
+    step, *rest = _REST.unpack(data[: _REST.size].tobytes())
+    origins, (side_table_bytes, table_bytes, side_words, count) = rest[:4], rest[4:]
     height = grid_codes.height(columns)
     if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
         raise ans.damaged()
-    packed_side, packed, lengths, words = _sections(coded[_HEADER.size :], side_table_bytes, table_bytes, 4 * count)
+    packed_side, packed, lengths, words = _sections(data[_REST.size :], side_table_bytes, table_bytes, 4 * count)
     lengths = lengths.view("<u4").astype(np.int64)
     if len(words) != 4 * (side_words + int(lengths.sum())):
         raise ans.damaged()
@@ -264,21 +350,39 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     )
     if not _representable(step, row, column):
         raise ans.damaged()
-    tables = ans.unpack_tables(packed, scale_context.FINEST // width)
+    tables = ans.unpack_tables(packed, len(shortfall) * (scale_context.FINEST // width))
     if any(table is not None and len(table.entries) > grid_codes.LARGEST + 1 for table in tables):
         raise ans.damaged()
     layout = Layout(row_scale, column_scale, width, height)
-    codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
-    points = np.arange(-grid_codes.POINTS, grid_codes.POINTS + 1, dtype=np.float32)
-    offsets = np.array(shortfall, dtype=np.float32) / 128
-    points += np.concatenate([offsets[::-1], [0], -offsets]).astype(np.float32)
+    if states == 1:
+        codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
+    else:
+        codes = entropy.decode_rows(words[side_words:], lengths, layout, ans.coder_tables(tables), _machine(states))
+        for block in layout.blocks():
+            codes[block] = kernels.trellis_values(torch.from_numpy(codes[block]), states).numpy()
     parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
-        "step": torch.tensor([step], dtype=torch.float32),
-        "points": torch.from_numpy(points),
+        "step": torch.tensor([step / len(shortfall)], dtype=torch.float32),
+        "points": torch.from_numpy(grid_census.points(np.array(shortfall) / 128, states)),
     }
     return {**grid_resident.narrowed(codes), **parts}
+
+
+def _start(coded: NDArray[np.uint8]) -> tuple[int, list[list[int]], int, NDArray[np.uint8]]:
+    """Context width, shortfall of each quantizer, states, and what follows."""
+    if len(coded) < _START.size + _TRELLIS.size:
+        raise ans.damaged()
+    version, width, *scalar = _START.unpack(coded[: _START.size].tobytes())
+    rest = coded[_START.size :]
+    if version == 1:
+        return width, [scalar], 1, rest
+    if version != 2:
+        raise CheckpointError(f"the coded tensor has version {version}", "this octavo reads versions 1 and 2")
+    *halfway, states = _TRELLIS.unpack(rest[: _TRELLIS.size].tobytes())
+    if states not in POLYNOMIALS:
+        raise ans.damaged()
+    return width, [scalar, halfway], states, rest[_TRELLIS.size :]
 
 
 def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16]) -> bool:
@@ -287,7 +391,7 @@ def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16
     if any(np.abs(span).max() > OCTAVES for span in octaves):
         return False
     column_step = np.log2(step) - octaves[1][0]
-    return column_step < OCTAVES and column_step - octaves[0][0] < OCTAVES - np.log2(grid_codes.LARGEST)
+    return column_step < OCTAVES and column_step - octaves[0][0] < OCTAVES - np.log2(2 * grid_codes.LARGEST)
 
 
 def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:

@@ -9,10 +9,12 @@ removed, or up to `FIT_SAMPLE` values where a codebook is fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from octavo import kernels
@@ -20,6 +22,7 @@ from octavo.formats import microscaling, outliers
 from octavo.formats.elements.element import Element
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
+from octavo.formats.rounding import Rounder
 from octavo.formats.scale_search import NEARBY, NEIGHBORS, Rounding, search
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
@@ -31,37 +34,93 @@ FIT_SAMPLE = 1 << 22
 """Weights that a codebook is fitted to, at most."""
 
 
-def quantize(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> QuantizedTensor:
-    """The parts of a tensor (see octavo.formats.format).
+@dataclass(frozen=True, eq=False)
+class FixedRounder:
+    """A fixed-width format with its scales and its codebook (see octavo.formats.rounding.Rounder).
+
+    Attributes:
+        format: the format.
+        shape: rows and columns.
+        parts: scales and codebook as they are stored.
+        codebook: in units of the scale, float32.
+        outliers: flat positions of the weights that are stored apart, ascending; None if there are none.
+    """
+
+    format: Format
+    shape: tuple[int, int]
+    parts: Mapping[str, Tensor]
+    codebook: Float32[Tensor, " levels"]
+    outliers: Int64[Tensor, " outliers"] | None = None
+
+    @property
+    def together(self) -> int:
+        return 1
+
+    @cached_property
+    def _scales(self) -> Float32[Tensor, "_ _"]:
+        return used_scales(self.format.scaling, self.parts)
+
+    @cached_property
+    def _apart(self) -> Bool[Tensor, "rows columns"]:
+        """Which weights are stored apart."""
+        apart = torch.zeros(self.shape, dtype=torch.bool, device=self.codebook.device)
+        if self.outliers is not None:
+            apart.view(-1)[self.outliers] = True
+        return apart
+
+    def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
+        run = self.format.scaling.run(self.shape[1])
+        scales = self._scales[:, torch.arange(columns.start, columns.stop) // run]
+        rounded = self.codebook[kernels.quantize(values, scales, self.codebook, 1).long()] * scales
+        if self.outliers is None:
+            return rounded
+        return torch.where(self._apart[:, columns], values.to(torch.bfloat16).float(), rounded)
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        matrix = _matrix(weights)
+        apart = {}
+        if self.outliers is not None:
+            flat = matrix.flatten().clone()
+            apart["outlier_index"] = outliers.encode_index(self.outliers, matrix.numel())
+            apart["outlier_value"] = flat[self.outliers].to(torch.bfloat16)
+            flat[self.outliers] = 0
+            matrix = flat.view_as(matrix)
+        run = self.format.scaling.run(matrix.shape[1])
+        codes = kernels.quantize_pack(matrix, self._scales, self.codebook, run)
+        return QuantizedTensor(self.format, tuple(weights.shape), {"codes": codes, **self.parts, **apart})
+
+
+def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> Rounder:
+    """Scales, codebook and outliers of a tensor (see `Format.settle`).
 
     Raises:
         FormatError: a weight is NaN or infinite, or the importance has another shape.
     """
-    shape = tuple(weights.shape)
-    matrix = weights.detach().reshape(-1, shape[-1]).contiguous()
-    if matrix.dtype == torch.float64 or matrix.element_size() < 2:
-        matrix = matrix.float()
+    matrix = _matrix(weights)
     importance = None if importance is None else _normalized(importance, matrix)
     element = format.element
     if isinstance(element, Microscaling):
-        return QuantizedTensor(format, shape, microscaling.quantize_matrix(element, matrix))
+        return microscaling.settle(format, matrix)
     assert isinstance(element, Element)
-    apart = {}
+    where = None
     count = outliers.outlier_count(format.outliers, matrix.numel())
     if count:
         block_statistic(matrix, Scaling("channel", "absmax", "fp32"))  # refuses NaN before it is taken for large
         where = outliers.largest(matrix, count, importance)
         flat = matrix.flatten().clone()
-        apart["outlier_index"] = outliers.encode_index(where, matrix.numel())
-        apart["outlier_value"] = flat[where].to(torch.bfloat16)
         flat[where] = 0
         matrix = flat.view_as(matrix)
     parts, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
-    run = format.scaling.run(matrix.shape[1])
-    codes = kernels.quantize_pack(matrix, used_scales(format.scaling, parts), codebook, run)
     if element.stored:
         parts["codebook"] = codebook
-    return QuantizedTensor(format, shape, {"codes": codes, **parts, **apart})
+    return FixedRounder(format, (matrix.shape[0], matrix.shape[1]), parts, codebook, where)
+
+
+def _matrix(weights: Float[Tensor, "..."]) -> Float[Tensor, "rows columns"]:
+    matrix = weights.detach().reshape(-1, weights.shape[-1]).contiguous()
+    if matrix.dtype == torch.float64 or matrix.element_size() < 2:
+        return matrix.float()
+    return matrix
 
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:

@@ -28,6 +28,7 @@ from octavo.formats.elements.grid import Grid
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.outliers import outlier_bits
+from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import packed_bytes
@@ -135,8 +136,8 @@ class Format:
         """Exact bits per weight of a tensor of that shape; FormatError for entropy-coded formats."""
         return self.stored_bits(shape) / prod(shape)
 
-    def quantize(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
-        """The parts that stand for a tensor.
+    def settle(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> Rounder:
+        """Everything about a tensor's parts but the codes: scales, codebook, grid.
 
         Args:
             weights: any float dtype, at least one axis; the last axis is the input, all others together are rows.
@@ -151,10 +152,14 @@ class Format:
         if self.code == "ans":
             from octavo.formats import entropy_coded
 
-            return entropy_coded.quantize(self, weights, importance)
+            return entropy_coded.settle(self, weights, importance)
         if isinstance(self.element, ColumnGroups):
-            return column_groups.quantize(self, weights, importance)
-        return fixed_width.quantize(self, weights, importance)
+            return column_groups.settle(self, weights, importance)
+        return fixed_width.settle(self, weights, importance)
+
+    def quantize(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
+        """The parts that stand for a tensor; arguments and errors are those of `settle`."""
+        return self.settle(weights, importance).quantize(weights)
 
     def dequantize(self, quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
         """The tensor that the parts stand for, float32."""

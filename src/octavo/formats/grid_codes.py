@@ -5,6 +5,9 @@ weight (i, j) is inversely proportional to the square root of its sensitivity F_
 every weight then costs the same expected loss, and unimportant weights cost almost no bits. One number, the common
 step, meets a budget. Steps are step · 2^(-(row_i + column_j)/4), row_i and column_j whole quarter octaves.
 
+A grid is scalar, or its indices are a path through a trellis of two quantizers down each column of a chunk
+(octavo.kernels.trellis), of which this step is that of one: the same bits and up to 1.3 dB less error.
+
 Sources: arXiv 2603.04956 (unequal steps), 2505.12988 section 4 (entropy-coded uniform grids).
 """
 
@@ -12,11 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from octavo.formats.coding import ans, scale_context
+from octavo import kernels
+from octavo.formats import trellis_codes
+from octavo.formats.coding import scale_context
 
 CHUNK = 1 << 17
 """Weights to a block: small enough for the cache, large enough that a block's 64 spare bits do not matter."""
@@ -26,12 +34,6 @@ THRIFT = 0.06
 
 LARGEST = 511
 """Largest index; a column that asks for finer steps does not get them."""
-
-NARROW = 127
-"""Largest index that takes one byte in memory."""
-
-POINTS = 4
-"""Indices ±1 … ±POINTS have reconstruction points of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +62,19 @@ class Grid:
         row_scale: log2 root mean square of each row's indices, quarter octaves.
         column_scale: the same of each column, relative to the whole tensor.
         thrift: loss, in squared steps, that one bit is worth when an index is rounded; 0 rounds to nearest.
+        states: of the trellis; 1 is a scalar grid.
     """
 
     steps: Steps
     row_scale: NDArray[np.int16]
     column_scale: NDArray[np.int16]
     thrift: float
+    states: int = 1
+
+    @property
+    def quantizers(self) -> int:
+        """How many quantizers an index may belong to."""
+        return 1 if self.states == 1 else 2
 
     def chunks(self) -> Iterator[slice]:
         """Row ranges that are coded independently."""
@@ -74,18 +83,59 @@ class Grid:
         for first in range(0, rows, size):
             yield slice(first, min(first + size, rows))
 
-    def indices(
-        self, weights: NDArray[np.float32], rows: slice
-    ) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.float32]]:
-        """Index and finest context of each weight of some rows, and the weight in steps."""
-        scaled = weights * self.steps.row_inverse[rows, None] * self.steps.column_inverse[None, :]
-        context = scale_context.contexts(self.row_scale[rows], self.column_scale)
-        first, further = _thresholds(self.thrift)
-        magnitude = np.abs(scaled)
-        index = np.floor(magnitude + (1 - further)[context])
-        index[magnitude < first[context]] = 0
-        index = np.copysign(np.minimum(index, LARGEST), scaled).astype(np.int32)
-        return index, context, scaled
+    def indices(self, weights: NDArray[np.float32], rows: slice, columns: slice = slice(None)) -> Indices:
+        """The indices of some columns of a chunk.
+
+        Args:
+            weights: of these rows and columns.
+            rows: one of `chunks`.
+            columns: which columns.
+        """
+        scaled = weights * self.steps.row_inverse[rows, None] * self.steps.column_inverse[None, columns]
+        context = scale_context.contexts(self.row_scale[rows], self.column_scale[columns])
+        if self.states == 1:
+            return Indices(_rounded(scaled, context, self.thrift), np.zeros_like(context), context, scaled)
+        costs = _trellis_costs(self.thrift)
+        found = kernels.trellis_indices(torch.from_numpy(2 * scaled), torch.from_numpy(context), costs, self.states)
+        quantizer = kernels.trellis_quantizers(found, self.states).numpy()
+        return Indices(found.numpy(), quantizer, context, scaled)
+
+
+@dataclass(frozen=True, eq=False)
+class Indices:
+    """What a chunk of weights became.
+
+    Attributes:
+        index: number of each weight's value in its quantizer.
+        quantizer: 0, or 1 for the values halfway between those of 0 and for zero.
+        context: finest context.
+        scaled: the weight in steps.
+    """
+
+    index: NDArray[np.int16]
+    quantizer: NDArray[np.uint8]
+    context: NDArray[np.uint8]
+    scaled: NDArray[np.float32]
+
+    @property
+    def magnitude(self) -> NDArray[np.float32]:
+        """Distance of the value from zero in steps, before it moves to the centroid."""
+        size = np.abs(self.index).astype(np.float32)
+        return np.subtract(size, 0.5 * (self.quantizer & (size > 0)), dtype=np.float32)
+
+
+def _rounded(scaled: NDArray[np.float32], context: NDArray[np.uint8], thrift: float) -> NDArray[np.int16]:
+    first, further = _thresholds(thrift)
+    magnitude = np.abs(scaled)
+    index = np.floor(magnitude + (1 - further)[context])
+    index[magnitude < first[context]] = 0
+    return np.copysign(np.minimum(index, LARGEST), scaled).astype(np.int16)
+
+
+@cache
+def _trellis_costs(thrift: float) -> Tensor:
+    # The trellis counts in fine steps, of which two make a step.
+    return torch.from_numpy(trellis_codes.laplace_costs(4 * thrift, LARGEST))
 
 
 def height(columns: int) -> int:
@@ -93,13 +143,13 @@ def height(columns: int) -> int:
     return max(1, CHUNK // columns)
 
 
-def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRIFT) -> Grid:
+def scaled_grid(weights: NDArray[np.float32], steps: Steps, states: int = 1, thrift: float = THRIFT) -> Grid:
     """The grid of a matrix under given steps: measures the scale of its rows and columns.
 
     Args:
         weights: float32 [rows, columns].
         steps: wanted steps; those of a column are coarsened where an index would exceed `LARGEST`.
-        thrift: see `Grid`.
+        states, thrift: see `Grid`.
     """
     over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (LARGEST + 0.4), 1))).astype(np.int16)
     steps = replace(steps, column=steps.column - over)
@@ -110,7 +160,7 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, thrift: float = THRI
     whole = max(float(row.mean()), 1e-60)
     row_scale = bounded(scale_context.quarter_log2(np.sqrt(row)))
     column_scale = bounded(scale_context.quarter_log2(np.sqrt(column / whole)))
-    return Grid(steps, row_scale, column_scale, thrift)
+    return Grid(steps, row_scale, column_scale, thrift, states)
 
 
 def heights(weights: NDArray[np.float32], steps: Steps) -> NDArray[np.float32]:
@@ -128,6 +178,7 @@ def bounded(logarithms: NDArray[np.int16]) -> NDArray[np.int16]:
     return np.clip(logarithms, top - 126, top)
 
 
+@cache
 def _thresholds(thrift: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Where an index in steps rounds up from 0 to 1, and from k to k + 1 beyond, by finest context.
 
@@ -143,68 +194,3 @@ def _thresholds(thrift: float) -> tuple[NDArray[np.float32], NDArray[np.float32]
         np.minimum(0.5 + thrift / 2 * to_one, 0.95).astype(np.float32),
         np.minimum(0.5 + thrift / 2 * further, 0.75).astype(np.float32),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Census:
-    """How often each folded index occurs in each finest context, and where the centroids lie.
-
-    Attributes:
-        counts: of each |index| in each context, [contexts, LARGEST + 1].
-        shortfall: mean of |index| - |weight in steps| for |index| = 1 … POINTS.
-        error: sum of squared errors in steps, after reconstruction at the centroids.
-        wide: how many rows, and how many columns, have an index beyond `NARROW`.
-    """
-
-    counts: NDArray[np.int64]
-    shortfall: NDArray[np.float64]
-    error: float
-    wide: tuple[int, int]
-
-    def best_tables(self) -> tuple[int, list[ans.Table | None], float]:
-        """Context width, tables and bits (tables included) that code the census shortest."""
-        return min((self._tables(width) for width in scale_context.WIDTHS), key=lambda choice: choice[2])
-
-    def _tables(self, width: int) -> tuple[int, list[ans.Table | None], float]:
-        merged = self.counts.reshape(-1, width, self.counts.shape[1]).sum(1)
-        tables: list[ans.Table | None] = []
-        bits = 8.0 * -(-len(merged) // 8)
-        for counts in merged:
-            if not counts.any():
-                tables.append(None)
-                continue
-            table = ans.fit_table(counts)
-            tables.append(table)
-            bits += 16 + 8 * len(table.entries) + table.cost(counts[: len(table.entries)])
-        return width, tables, bits
-
-
-def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
-    """Count the indices of a matrix.
-
-    Args:
-        weights: float32 [rows, columns].
-        grid: its grid.
-    """
-    size = LARGEST + 1
-    counts = np.zeros(scale_context.FINEST * size, dtype=np.int64)
-    number = np.zeros(POINTS + 1, dtype=np.int64)
-    short, square = np.zeros(POINTS + 1), 0.0
-    wide_rows, wide_columns = 0, np.zeros(weights.shape[1], dtype=bool)
-    for rows in grid.chunks():
-        index, context, scaled = grid.indices(weights[rows], rows)
-        magnitude = np.abs(index)
-        counts += np.bincount((context.astype(np.int32) * size + magnitude).ravel(), minlength=len(counts))
-        beyond = magnitude > NARROW
-        wide_rows += int(beyond.any(1).sum())
-        wide_columns |= beyond.any(0)
-        gap = magnitude - np.abs(scaled)
-        square += float(np.square(gap, dtype=np.float64).sum())
-        near = np.minimum(magnitude, POINTS + 1).ravel()
-        number += np.bincount(near, minlength=POINTS + 2)[: POINTS + 1]
-        short += np.bincount(near, weights=gap.ravel(), minlength=POINTS + 2)[: POINTS + 1]
-    mean = short / np.maximum(number, 1)
-    mean[0] = 0  # an index of 0 has no sign to move towards
-    error = square - float((number * mean**2).sum())
-    wide = wide_rows, int(wide_columns.sum())
-    return Census(counts.reshape(scale_context.FINEST, size), mean[1:], error, wide)

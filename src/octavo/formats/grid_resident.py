@@ -4,7 +4,8 @@ A grid's bit stream cannot be computed with. Decoded, its indices go up to 511, 
 Those that do not stand together, in the columns (inputs) or rows (tokens of a vocabulary) that matter most; whichever
 takes less memory is kept in two bytes beside the others. The parts, which are never stored in a file:
 
-- `codes`: int8 [rows, columns], 0 where a weight is in a wide column or row;
+- `codes`: int8 [rows, columns], the values in steps (of a trellis: in half steps), 0 where a weight is in a wide
+  column or row;
 - `row_step`, `column_step`, `step`, `points`: see octavo.formats.entropy_coded;
 - `wide` and `wide_codes`: int32 [k] and int16 [rows, k], the wide columns; or
 - `wide_rows` and `wide_row_codes`: int32 [k] and int16 [k, columns], the wide rows.
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo import kernels
-from octavo.formats import grid_codes
 from octavo.formats.coding import scale_context
+from octavo.formats.grid_census import NARROW, POINTS
 
 OCTAVES = 126
 """Row and column steps lie within 2^±126: they and their products by a fraction are normal numbers in float32."""
@@ -34,7 +35,7 @@ _FARTHEST = OCTAVES * scale_context.QUARTERS
 def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
     """The parts that hold a matrix of indices."""
     magnitudes = np.abs(codes)
-    rows, columns = (np.flatnonzero(magnitudes.max(axis) > grid_codes.NARROW) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(magnitudes.max(axis) > NARROW) for axis in (1, 0))
     by_row, by_column = _wide_bits(codes.shape, len(rows), len(columns))
     apart = {}
     if by_row < by_column:
@@ -46,9 +47,9 @@ def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(part) for name, part in {"codes": codes.astype(np.int8), **apart}.items()}
 
 
-def resident_bits(rows: int, columns: int, wide_rows: int, wide_columns: int) -> int:
+def resident_bits(rows: int, columns: int, wide_rows: int, wide_columns: int, quantizers: int = 1) -> int:
     """Bits of a matrix in memory of which so many rows, or so many columns, have indices beyond a byte."""
-    points = 2 * grid_codes.POINTS + 1
+    points = 2 * quantizers * POINTS + 1
     wide = min(_wide_bits((rows, columns), wide_rows, wide_columns))
     return 8 * rows * columns + wide + 16 * (rows + columns) + 32 * (1 + points)
 

@@ -15,7 +15,9 @@ Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
@@ -26,6 +28,9 @@ from octavo.formats.elements.floating import Floating
 from octavo.formats.scaling import Scaling, block_statistic, row_ranges
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import pack, unpack
+
+if TYPE_CHECKING:
+    from octavo.formats.format import Format
 
 _E8M0_BIAS = 127
 _NVFP4_SMALLEST = 2.0**-6  # the scale's smallest normal number, below which torchao and cuBLAS do not go
@@ -149,29 +154,61 @@ def _spread(scales: Shaped[Tensor, "rows blocks"], run: int, columns: int) -> Te
     return scales.repeat_interleave(run, dim=1)[:, :columns]
 
 
-def quantize_matrix(element: Microscaling, matrix: Float[Tensor, "rows columns"]) -> dict[str, Tensor]:
-    """The parts of a matrix.
+@dataclass(frozen=True, eq=False)
+class MicroscalingRounder:
+    """A complete format with its scales (see octavo.formats.rounding.Rounder).
+
+    Attributes:
+        format: the format.
+        element: its element.
+        parts: "scales" and, for NVFP4, "scale".
+    """
+
+    format: Format
+    element: Microscaling
+    parts: Mapping[str, Tensor]
+
+    @property
+    def together(self) -> int:
+        return 1
+
+    def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
+        block = torch.arange(columns.start, columns.stop) // self.element.block
+        scales = self.parts["scales"].float()[:, block]
+        return self.element.decode_elements(self._codes(scales, values)) * self._unit(scales)
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        matrix = weights.detach().reshape(-1, weights.shape[-1]).contiguous()
+        rows, columns = matrix.shape
+        codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
+        run = self.element.scaling.run(columns)
+        for part in row_ranges(rows, columns):
+            scales = _spread(self.parts["scales"][part].float(), run, columns)
+            codes[part] = self._codes(scales, matrix[part].float())
+        parts = {"codes": pack(codes.flatten(), self.element.levels), **self.parts}
+        return QuantizedTensor(self.format, tuple(weights.shape), parts)
+
+    def _codes(self, scales: Tensor, values: Tensor) -> UInt8[Tensor, "rows run"]:
+        if self.element.two_level:
+            scaled = values * ((1.0 / self.parts["scale"]) / scales)
+            return self.element.encode_elements(scaled.clamp(-self.element.largest, self.element.largest))
+        # Below 2^-126 the specification's scale is no normal float32; the weights there are not either.
+        return self.element.encode_elements(values / scales.clamp_min(2.0**-126))
+
+    def _unit(self, scales: Tensor) -> Tensor:
+        return self.parts["scale"] * scales if self.element.two_level else scales
+
+
+def settle(format: Format, matrix: Float[Tensor, "rows columns"]) -> MicroscalingRounder:
+    """The scales of a matrix.
 
     Raises:
         FormatError: a weight is NaN or infinite.
     """
-    rows, columns = matrix.shape
+    element = format.element
+    assert isinstance(element, Microscaling)
     absmax = block_statistic(matrix, element.scaling)
-    parts = element.encode_scales(absmax, absmax.max())
-    codes = torch.empty(rows, columns, dtype=torch.uint8, device=matrix.device)
-    run = element.scaling.run(columns)
-    for part in row_ranges(rows, columns):
-        scales = parts["scales"][part].float()
-        if element.two_level:
-            factor = (1.0 / parts["scale"]) / scales
-            scaled = matrix[part].float() * _spread(factor, run, columns)
-        else:
-            # Below 2^-126 the specification's scale is no normal float32; the weights there are not either.
-            scaled = matrix[part].float() / _spread(scales.clamp_min(2.0**-126), run, columns)
-        if element.two_level:
-            scaled = scaled.clamp(-element.largest, element.largest)
-        codes[part] = element.encode_elements(scaled)
-    return {"codes": pack(codes.flatten(), element.levels), **parts}
+    return MicroscalingRounder(format, element, element.encode_scales(absmax, absmax.max()))
 
 
 def dequantize_matrix(element: Microscaling, quantized: QuantizedTensor) -> Float32[Tensor, "rows columns"]:

@@ -18,7 +18,7 @@ constexpr std::uint32_t whole = 1u << precision;
 constexpr std::uint64_t least_state = std::uint64_t{1} << 32;
 
 // The first look at a quantile uses this many of its bits.
-constexpr int cell_bits = 9;
+constexpr int cell_bits = 10;
 constexpr std::size_t cells = std::size_t{1} << cell_bits;
 
 // Contexts at the finest width (octavo.formats.coding.scale_context).

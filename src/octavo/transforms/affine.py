@@ -58,7 +58,7 @@ class Affine:
         """The largest condition number of the matrices; infinite if one is singular or not finite."""
         if not bool(self.matrix.isfinite().all()):
             return float("inf")
-        values = torch.linalg.svdvals(self.matrix.double())
+        values = torch.linalg.svdvals(self.matrix.detach().double())
         return float((values[..., 0] / values[..., -1]).max())
 
     def to(self, dtype: torch.dtype) -> Affine:

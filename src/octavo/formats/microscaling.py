@@ -10,8 +10,8 @@ sorted codebook. Elements round to the nearest, ties to an even significand, and
 - NVFP4 (NVIDIA), blocks of 16, E2M1: part "scale" is one float32, t = absmax of the tensor / (448·6), part "scales" is
   E4M3, absmax of the block / 6 / t, within 2^-6 and 448; element w · ((1/t) / scales). A value is code · (t · scales).
 
-Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 and saturates at ±127/64. MXINT4, which the
-specification has not, is the same with four bits: steps of 2^-2, saturating at ±7/4.
+Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 and saturates at ±127/64. MXINT4, of
+which the specification knows nothing, is the same with four bits: steps of 2^-2, saturating at ±7/4.
 """
 
 from __future__ import annotations

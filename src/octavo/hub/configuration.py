@@ -1,4 +1,4 @@
-"""The `quantization_config` of an octavo directory: which tensors are quantized by which format, and what inputs are."""
+"""The `quantization_config` of an octavo directory: which tensors are quantized, and how; and the inputs."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
 """Rounding activations to a microscaling format on the fly: the values that come back, in the dtype that came.
 
-Equal to `Format.fake_quantize` of the format, without making codes: scales and element steps are powers of two, read off
-the exponent bits, and rounding to a multiple of a power of two is exact.
+Equal to `Format.fake_quantize` of the format, without making codes: scales and element steps are powers of two, read
+off the exponent bits, and rounding to a multiple of a power of two is exact.
 
-Gradients take the code of an element for constant but for its own value, which passes straight through, and the scale of
-a block for a multiple of its largest magnitude: with q = s·r(x/s), dq = dx + (q - x)·d(max)/max. So they know what the
-rounding really does when a block grows by a factor, its error with it, and that an outlier costs its neighbors. Held
-constant, the error would seem to vanish in a map that inflates its output.
+Gradients pass straight through the rounding of an element, and take the scale of a block for a multiple of its largest
+magnitude: with q = s·r(x/s), dq = dx + (q - x)·d(max)/max. So they know that the error of a block grows with it, and
+that an outlier costs its neighbors. With a constant scale the error would seem to vanish in a map that inflates.
 
 Two scale rules: "floor", the OCP specification's, X = 2^(floor(log2 absmax) - e), e being the exponent of the element's
-largest power of two, under which the largest numbers may saturate; and "ceil", X = 2^ceil(log2(absmax / largest)), under
-which none does (the format `e2m1 b32 absmax:e8m0` for mxfp4).
+largest power of two, under which the largest numbers may saturate; and "ceil", X = 2^ceil(log2(absmax / largest)),
+under which none does (the format `e2m1 b32 absmax:e8m0` for mxfp4).
 """
 
 from __future__ import annotations

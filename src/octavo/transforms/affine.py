@@ -125,7 +125,8 @@ class LearnedMap(nn.Module):
         super().__init__()
         if family not in FAMILIES:
             raise OctavoError(f"there is no family of maps {family!r}", f"choose one of {', '.join(FAMILIES)}")
-        self.family, self.method = family, method
+        self.family: Family = family
+        self.method: Method = method
         self.register_buffer("start", start.to(dtype))
 
         def zeros(*shape: int) -> nn.Parameter:

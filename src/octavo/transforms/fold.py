@@ -8,8 +8,8 @@ Three maps, each with its inverse on the other side:
         o_proj of every query head that shares the head; exact, because attention weights sum to one
     T3  a Hadamard transform of the input of the feed-forward's last layer, computed when the model runs
 
-First the gain of each norm goes into the readers behind it. Then the norm of A x + v is A times the norm of x only where A
-is orthogonal and v zero: other maps T1 change the function, and whoever learns them must bring it back.
+First the gain of each norm goes into the readers behind it. Then the norm of A x + v is A times the norm of x only
+where A is orthogonal and v zero: other maps T1 change the function, and whoever learns them must bring it back.
 
 Everything works in the tensors' own dtype and lets gradients through: float64 to fold for good, float32 to learn.
 """
@@ -142,9 +142,7 @@ def fold(state: Mapping[str, Tensor], maps: Maps, decoder: Decoder) -> dict[str,
     return {made: tensor for name in state for made, tensor in fold_tensor(name, state, maps, decoder).items()}
 
 
-def _folded(
-    part: Part, weight: Tensor, state: Mapping[str, Tensor], maps: Maps, decoder: Decoder
-) -> dict[str, Tensor]:
+def _folded(part: Part, weight: Tensor, state: Mapping[str, Tensor], maps: Maps, decoder: Decoder) -> dict[str, Tensor]:
     bias = state.get(f"{part.module}.bias")
     gain = None if part.gain is None else state[part.gain].double()
     bias = None if bias is None else bias.double()

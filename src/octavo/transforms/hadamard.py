@@ -111,7 +111,7 @@ def hartley(size: int) -> Float[Tensor, "n n"]:
 
 
 def paley(order: int) -> Float[Tensor, "n n"] | None:
-    """A matrix of +1 and -1, float64, whose rows are orthogonal, by Paley's constructions; None where they give none."""
+    """A matrix of +1 and -1, float64, whose rows are orthogonal, by Paley; None where he has none."""
     if order % 4:
         return None
     if _is_prime(order - 1) and (order - 1) % 4 == 3:

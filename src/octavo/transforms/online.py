@@ -1,4 +1,4 @@
-"""Transforms that a model computes while it runs, named by one line of text: `hadamard`, or `hadamard b32` in blocks."""
+"""Transforms that a model computes as it runs, named by one line of text: `hadamard`, or `hadamard b32` in blocks."""
 
 from __future__ import annotations
 

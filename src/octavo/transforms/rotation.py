@@ -33,8 +33,8 @@ def random_hadamard(size: int, generator: torch.Generator, block: int | None = N
 def rotation_of(free: Float[Tensor, "*batch n n"], method: Method = "cayley") -> Float[Tensor, "*batch n n"]:
     """The rotation of a free matrix M: with S = (M - Mᵀ)/2, expm(S), or Cayley's (I - S/2)⁻¹(I + S/2).
 
-    Both are the identity at zero and agree to second order. Cayley's costs one solve, forwards and backwards; it reaches
-    every rotation that turns no plane by half a circle.
+    Both are the identity at zero and agree to second order. Cayley's costs one solve, forwards and backwards; it
+    reaches every rotation that turns no plane by half a circle.
     """
     skew = (free - free.mT) / 2
     if method == "expm":

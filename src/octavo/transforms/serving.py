@@ -2,10 +2,10 @@
 
 config.json says it under `quantization_config`, `activations`:
 
-    {"format": "mxfp4", "scale": "floor", "modules": ["*self_attn.?_proj"], "transforms": {"*mlp.down_proj": "hadamard"}}
+    {"format": "mxfp4", "scale": "floor", "modules": ["*_proj"], "transforms": {"*mlp.down_proj": "hadamard"}}
 
-`modules` are glob patterns of the modules whose input is rounded to `format` under the scale rule; `format` may be null.
-`transforms` name what is computed before. Forward pre-hooks do both, so that any linear layer, packed or dense, is served.
+`modules` are glob patterns of the modules whose input is rounded to `format` under the scale rule; `format` may be
+null. `transforms` name what is computed before. Forward pre-hooks do both, for linear layers packed or dense.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Inputs:
     """
 
     def __init__(self, transform: Online | None, element: Microscaling | None, scale: ScaleRule) -> None:
-        self.transform, self.element, self.scale = transform, element, scale
+        self.transform, self.element = transform, element
+        self.scale: ScaleRule = scale
         self.rounding = True
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

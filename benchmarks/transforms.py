@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from octavo.measure.divergence import compare, summarize
 from octavo.models import load_language_model

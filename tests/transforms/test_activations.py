@@ -130,7 +130,9 @@ def test_gradients_pass_through_elements_and_scales(generator: torch.Generator) 
             expected[row, top] += error[row, block].sum() / values[row, top].item()
     assert torch.allclose(found, expected, atol=1e-6)
     # Growing by a factor is a change of unit, under which the rounded values grow alike.
-    assert float((found * values.detach()).sum()) == pytest.approx(float((direction * rounded.detach()).sum()), rel=1e-4)
+    assert float((found * values.detach()).sum()) == pytest.approx(
+        float((direction * rounded.detach()).sum()), rel=1e-4
+    )
 
 
 def test_blocks_of_zeros_have_plain_gradients() -> None:

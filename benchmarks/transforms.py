@@ -42,7 +42,7 @@ from texts import cache_folder, sequences
 RESULTS = Path(__file__).parent / "results" / "transforms.json"
 FIXED = ("none", "T3 only", "hadamard b32", "hadamard")
 LEARNED = {"learned rotation": "rotation", "LATMiX, LU": "lu", "LATMiX, QR": "qr"}
-RATE = 2e-3
+RATE = 1e-3
 """Learning rate of every learned row, for triangles and turns alike."""
 
 

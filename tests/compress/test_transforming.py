@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_refused(tiny_llama: Path, tmp_path: Path) -> Non
             Transform(**options)
     (tmp_path / "there").mkdir()
     with pytest.raises(OutputError, match="exists"):
-        transform_checkpoint(tiny_llama, tmp_path / "there", Transform(sequences=0))
+        transform_checkpoint(tiny_llama, tmp_path / "there", Transform("latmix", learning=Learning(steps=10**9)))
     out = transform_checkpoint(tiny_llama, tmp_path / "once", Transform(sequences=0))
     assert math.isnan(out.drift)
     with pytest.raises(CheckpointError, match="transformed already"):

@@ -22,11 +22,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from octavo.base.errors import CheckpointError, ModelError, OctavoError
+from octavo.base.errors import CheckpointError, ModelError, OctavoError, OutputError
 from octavo.base.progress import SILENT, Progress
-from octavo.calibrate.text import default_text, token_sequences
+from octavo.calibrate.text import default_text, read_text, token_sequences
 from octavo.checkpoints import Checkpoint, CheckpointWriter, open_checkpoint
 from octavo.compress.kept_maps import forget_maps, read_maps, write_maps
+from octavo.compress.remembering import partial_path
 from octavo.models.evaluate import evaluate
 from octavo.models.loading import load_language_model, load_tokenizer
 from octavo.transforms.activations import ScaleRule, activation_format
@@ -156,11 +157,13 @@ def transform_checkpoint(
     checkpoint, out = open_checkpoint(source), Path(out)
     if checkpoint.quantization is not None:
         raise CheckpointError(f"{source} is quantized or transformed already", "start from the original model")
-    text = default_text() if calibration is None else Path(calibration)
-    request = json.dumps([checkpoint.fingerprint, asdict(transform), str(text), device])
+    if out.exists() and not partial_path(out).exists():
+        raise OutputError(f"{out} exists already", "remove it or choose another OUT")
+    text = default_text() if calibration is None else read_text(Path(calibration))
+    request = json.dumps([checkpoint.fingerprint, asdict(transform), text, device])
     maps, losses = _maps(source, checkpoint, out, transform, text, request, device, progress)
     entry = _activations(transform, maps)
-    with CheckpointWriter(out, hashlib.sha256(request.encode()).hexdigest(), progress=progress) as writer:
+    with CheckpointWriter(out, f"{request} {_digest(maps)}", progress=progress) as writer:
         config = _write(checkpoint, writer, maps, progress)
         if entry is not None:
             quantization = {"quant_method": "octavo", "version": 1, "tensors": {}, "activations": entry.to_json()}
@@ -197,7 +200,7 @@ def _maps(
     checkpoint: Checkpoint,
     out: Path,
     transform: Transform,
-    text: str | Path,
+    text: str,
     request: str,
     device: str,
     progress: Progress,
@@ -237,6 +240,15 @@ def _maps(
     return found, losses
 
 
+def _digest(maps: Maps | None) -> str:
+    """What tells these maps from others: pieces of a run that learned others must not mix with this one's."""
+    digest = hashlib.sha256()
+    for map in () if maps is None else (maps.stream, *(maps.values or ())):
+        for tensor in () if map is None else (map.matrix, map.shift):
+            digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _condition(maps: Maps | None) -> float:
     if maps is None:
         return 1.0
@@ -250,9 +262,7 @@ def _activations(transform: Transform, maps: Maps | None) -> Activations | None:
     return Activations(transform.activations, transform.scale, transforms=online)
 
 
-def _sequences(
-    tokenizer: Any, source: str | Path, transform: Transform, text: str | Path
-) -> Int[Tensor, "sequences length"]:
+def _sequences(tokenizer: Any, source: str | Path, transform: Transform, text: str) -> Int[Tensor, "sequences length"]:
     if tokenizer is None:
         raise ModelError(f"{source} has no tokenizer to calibrate with", "put tokenizer.json beside config.json")
     generator = torch.Generator().manual_seed(transform.seed)
@@ -260,7 +270,7 @@ def _sequences(
 
 
 def _drift(
-    source: str | Path, out: Path, transform: Transform, text: str | Path, device: str, progress: Progress
+    source: str | Path, out: Path, transform: Transform, text: str, device: str, progress: Progress
 ) -> tuple[float, float]:
     if not transform.sequences or transform.kind == "none":
         return (nan, nan) if transform.kind != "none" else (0.0, 0.0)

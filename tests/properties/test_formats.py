@@ -162,6 +162,7 @@ def test_mx_scales_follow_the_specification() -> None:
         ("mxfp8-e4m3", 8),
         ("mxfp8-e5m2", 15),
         ("mxint8", 0),
+        ("mxint4", 0),
     ):
         scales = parse(name).quantize(weights).parts["scales"]
         expected = weights.view(16, 2, 32).abs().amax(-1).log2().floor().sub(top).exp2()
@@ -187,6 +188,11 @@ def test_elements_round_to_nearest_even(name: str) -> None:
 def test_mxint8_is_symmetric_and_rounds_to_even() -> None:
     values = torch.tensor([[127.9, -127.9, 0.5, 1.5, -2.5, 64.0]]) / 64
     assert torch.equal(parse("mxint8").fake_quantize(values), torch.tensor([[127.0, -127, 0, 2, -2, 64]]) / 64)
+
+
+def test_mxint4_is_symmetric_and_rounds_to_even() -> None:
+    values = torch.tensor([[7.9, -7.9, 0.5, 1.5, -2.5, 4.0, -7.0]]) / 4
+    assert torch.equal(parse("mxint4").fake_quantize(values), torch.tensor([[7.0, -7, 0, 2, -2, 4, -7]]) / 4)
 
 
 @pytest.mark.peers

@@ -39,6 +39,7 @@ FIXED_WIDTH = (
     "mxfp8-e4m3",
     "mxfp8-e5m2",
     "mxint8",
+    "mxint4",
     "nvfp4",
 )
 """Every contract applies to these."""

@@ -14,6 +14,7 @@ from octavo.cli.export import export
 from octavo.cli.formats import formats
 from octavo.cli.generate import generate
 from octavo.cli.inspect import inspect
+from octavo.cli.transform import transform
 
 app = typer.Typer(
     name="octavo",
@@ -53,6 +54,7 @@ for command, example in (
     (inspect, "octavo inspect smollm2-135m"),
     (generate, 'octavo generate small --prompt "The capital of France is"'),
     (export, "octavo export small small.gguf --to gguf"),
+    (transform, "octavo transform smollm2-135m smooth --kind hadamard --activations mxfp4"),
     (demo, "octavo demo --out demo --bits 4,3,2"),
 ):
     app.command(epilog=f"Example: {example}")(command)

@@ -26,7 +26,7 @@ FAMILIES = (
     ("e2m1", "small floats: any eXmY of up to 8 bits"),
     ("columns(int@8=32,lloyd@5=128,lloyd@3) b64 search:s8", "unequal widths: where a budget is of the memory"),
     ("mxfp4", "OCP microscaling; also mxfp6-e2m3, mxfp6-e3m2, mxfp8-e4m3, mxfp8-e5m2"),
-    ("mxint8", "OCP microscaling, 8-bit integers"),
+    ("mxint8", "OCP microscaling, 8-bit integers; also mxint4"),
     ("nvfp4", "NVIDIA's two-level E2M1"),
     ("grid@3.0 tensor rms:fp32 ans", "a uniform grid, entropy coded to a rate"),
     ("grid(step=0.0131) separable ans", "a water-filled grid: the default where a budget is of the file"),

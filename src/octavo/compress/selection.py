@@ -47,8 +47,10 @@ def select(checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequenc
         BudgetError: nothing is left to quantize, or a pattern matches nothing.
         CheckpointError: the checkpoint is quantized already.
     """
-    if checkpoint.quantization is not None:
-        method = checkpoint.quantization.get("quant_method", "unknown")
+    quantization = checkpoint.quantization
+    # A transformed model says there what it does to activations; none of its tensors is quantized.
+    if quantization is not None and quantization.get("tensors") != {}:
+        method = quantization.get("quant_method", "unknown")
         raise CheckpointError(f"{checkpoint.source} is quantized already ({method})", "start from the original model")
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(name, pattern) for name in checkpoint.names):

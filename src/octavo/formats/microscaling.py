@@ -1,7 +1,7 @@
-"""MXFP4, MXFP6, MXFP8, MXINT8 and NVFP4: complete formats, defined bit for bit by their specifications.
+"""MXFP4, MXFP6, MXFP8, MXINT8, MXINT4 and NVFP4: complete formats, defined bit for bit by their specifications.
 
 These are written for hardware, and differ from codebooks in three ways. Codes are the elements' own bit patterns
-(sign and magnitude for floats, two's complement for MXINT8), packed as octavo.kernels.layout says, not ranks in a
+(sign and magnitude for floats, two's complement for integers), packed as octavo.kernels.layout says, not ranks in a
 sorted codebook. Elements round to the nearest, ties to an even significand, and saturate. Scales follow the exponent:
 
 - MX (Open Compute Project, Microscaling Formats v1.0, section 6.3), blocks of 32: part "scales" is E8M0,
@@ -10,7 +10,8 @@ sorted codebook. Elements round to the nearest, ties to an even significand, and
 - NVFP4 (NVIDIA), blocks of 16, E2M1: part "scale" is one float32, t = absmax of the tensor / (448·6), part "scales" is
   E4M3, absmax of the block / 6 / t, within 2^-6 and 448; element w · ((1/t) / scales). A value is code · (t · scales).
 
-Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 and saturates at ±127/64.
+Float elements agree with torchao's code for code; MXINT8 is in steps of 2^-6 and saturates at ±127/64. MXINT4, of
+which the specification knows nothing, is the same with four bits: steps of 2^-2, saturating at ±7/4.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Microscaling:
 
     Attributes:
         name: one of `MICROSCALING`.
-        exponent, mantissa: bits of the element; an exponent of 0 is MXINT8.
+        exponent, mantissa: bits of the element; an exponent of 0 is an integer.
         block: weights to a scale.
     """
 
@@ -98,7 +99,7 @@ class Microscaling:
 
     def _magnitudes(self) -> tuple[float, ...]:
         if not self.exponent:
-            return tuple(step / 64 for step in range(128))
+            return tuple(step * 2.0 ** (1 - self.mantissa) for step in range(2**self.mantissa))
         values = Floating(self.exponent, self.mantissa).values()
         return values[len(values) // 2 :]
 
@@ -115,7 +116,9 @@ class Microscaling:
     def encode_elements(self, scaled: Float32[Tensor, "rows columns"]) -> UInt8[Tensor, "rows columns"]:
         """Codes of weights that are in units of their scales already: nearest, ties to even, saturating."""
         if not self.exponent:
-            return (scaled * 64).round().clamp(-127, 127).to(torch.int8).view(torch.uint8)
+            largest = 2**self.mantissa - 1
+            codes = (scaled * 2.0 ** (self.mantissa - 1)).round().clamp(-largest, largest)
+            return codes.to(torch.int8).view(torch.uint8) & (self.levels - 1)
         native = _NATIVE.get((self.exponent, self.mantissa))
         if native is not None:
             return scaled.clamp(-self.largest, self.largest).to(native).view(torch.uint8)
@@ -125,7 +128,9 @@ class Microscaling:
     def decode_elements(self, codes: UInt8[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
         """The values of codes, in units of their scales."""
         if not self.exponent:
-            return codes.view(torch.int8).float() / 64
+            # The code's sign bit goes to the top of the byte and comes back down as a sign.
+            above = 7 - self.mantissa
+            return ((codes << above).view(torch.int8) >> above).float() * 2.0 ** (1 - self.mantissa)
         native = _NATIVE.get((self.exponent, self.mantissa))
         if native is not None:
             return codes.view(native).float()
@@ -235,6 +240,7 @@ MICROSCALING = {
         Microscaling("mxfp8-e4m3", 4, 3),
         Microscaling("mxfp8-e5m2", 5, 2),
         Microscaling("mxint8", 0, 7),
+        Microscaling("mxint4", 0, 3),
         Microscaling("nvfp4", 2, 1, block=16),
     )
 }

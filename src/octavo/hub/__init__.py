@@ -5,3 +5,6 @@ QUANT_METHOD = "octavo"
 
 VERSION = 1
 """The checkpoint layout that this release writes and reads."""
+
+ENTRIES = frozenset({"quant_method", "version", "tensors", "activations"})
+"""What `quantization_config` may hold. A reader refuses the rest, which may change what the model computes."""

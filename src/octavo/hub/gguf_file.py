@@ -34,6 +34,10 @@ def write_gguf(model: StoredModel, out: Path, progress: Progress) -> Path:
         raise OutputError(f"{out} exists already", "remove it or choose another name")
     config = dict(model.checkpoint.config)
     _check_architecture(config)
+    if (model.activations or {}).get("transforms"):
+        raise OctavoError(
+            "GGUF has no place for transforms that the model computes while it runs", "export --to safetensors-bf16"
+        )
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     partial = out.with_name(f".{out.name}.partial")
     writer = gguf.GGUFWriter(None, "llama")

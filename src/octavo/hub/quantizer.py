@@ -47,6 +47,11 @@ class OctavoQuantizer(HfQuantizer):
         assembly = assemble(model, self.quantization_config.tensors, read_headers(files), dtype)
         self._packed, self._kept = assembly.packed, assembly.kept
         self._buffers = frozenset(f"{key}.{part}" for key, t in self._packed.items() for part in t.part_names)
+        entry = getattr(self.quantization_config, "activations", None)
+        if entry is not None:
+            from octavo.transforms.serving import Activations, serve
+
+            serve(model, Activations.from_json(entry))
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
         """transformers' conversions, made to leave packed tensors alone."""

@@ -14,7 +14,7 @@ from octavo.base.errors import CheckpointError
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.formats.format import Format
 from octavo.formats.tensor import QuantizedTensor
-from octavo.hub import QUANT_METHOD, VERSION
+from octavo.hub import ENTRIES, QUANT_METHOD, VERSION
 from octavo.hub.headers import Header
 from octavo.hub.parts import check_parts
 
@@ -59,12 +59,20 @@ class StoredModel:
         quantized = self.quantized(name)
         return self.checkpoint.read(name) if quantized is None else quantized.dequantize()
 
+    @property
+    def activations(self) -> dict[str, Any] | None:
+        """config.json's entry on the inputs of linear layers, None if they are taken as they are."""
+        return (self.checkpoint.quantization or {}).get("activations")
+
     def dense_config(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
-        """config.json of the same model without quantization, its tensors of `dtype`."""
+        """config.json of the same model with no tensor quantized, its tensors of `dtype`."""
         config = {key: value for key, value in self.checkpoint.config.items() if key != "quantization_config"}
         if dtype is not None:
             config.pop("torch_dtype", None)
             config["dtype"] = str(dtype).removeprefix("torch.")
+        if self.activations is not None:
+            entry = {"quant_method": QUANT_METHOD, "version": VERSION, "tensors": {}, "activations": self.activations}
+            config["quantization_config"] = entry
         return config
 
 
@@ -86,6 +94,8 @@ def open_stored(source: str | Path) -> StoredModel:
             f"{source} has octavo layout version {config.get('version')!r}, and this release reads version {VERSION}",
             "update octavo",
         )
+    if unknown := sorted(config.keys() - ENTRIES):
+        raise CheckpointError(f"{source} has the quantization entry {unknown[0]!r}, not known here", "update octavo")
     entries = dict(config.get("tensors", {}))
     parts: dict[str, list[str]] = defaultdict(list)
     names = set(entries)

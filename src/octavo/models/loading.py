@@ -17,6 +17,7 @@ from octavo.base.errors import CheckpointError, ModelError, OctavoError
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.checkpoints.opening import resolve_source
 from octavo.models.quiet import quiet
+from octavo.transforms.serving import Activations, serve
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
@@ -83,12 +84,16 @@ def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -
             config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         # Initial values would be overwritten at once; buffers that no checkpoint holds are computed all the same.
         with no_init_weights():
-            return _auto_class(checkpoint.config).from_config(config, dtype=dtype)
+            model = _auto_class(checkpoint.config).from_config(config, dtype=dtype)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"transformers cannot build the model of {checkpoint.source} ({_first_line(error)})",
             "give the original Hugging Face directory",
         ) from error
+    entry = (checkpoint.quantization or {}).get("activations")
+    if entry is not None:
+        serve(model, Activations.from_json(entry))
+    return model
 
 
 def _from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,22 +30,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+import octavo
 from octavo.base.progress import SILENT
 from octavo.checkpoints import open_checkpoint
 from octavo.compress import Plan
-from octavo.compress.menu import Menu
-from octavo.compress.planning import (
-    Subject,
-    budget_bits,
-    default_jobs,
-    file_plan,
-    fixed_format_plan,
-    fixed_width_plan,
-    menus_of,
-)
+from octavo.compress.plan import BudgetOf
+from octavo.compress.planning import Subject, default_jobs, fixed_format_plan
 from octavo.compress.selection import select
 from octavo.compress.sensitivity import Sensitivity, measure
 from octavo.formats import Format
+from octavo.formats.tensor import QuantizedTensor
 from octavo.measure.divergence import SequenceDivergence, compare, summarize
 from octavo.models import load_language_model
 from octavo.models.permute import write_permuted_reference
@@ -79,7 +74,6 @@ class Bench:
         self.reference = [self.logits(row) for row in self.evaluation]
         self._sensitivity: Sensitivity | None = None
         self._inputs: dict[str, Tensor] | None = None
-        self._menus: dict[bool, list[Menu]] = {}
 
     @torch.inference_mode()
     def logits(self, row: Tensor) -> Tensor:
@@ -90,7 +84,7 @@ class Bench:
         """Our calibration, kept beside the texts: it takes minutes."""
         if self._sensitivity is None:
             self.restore()
-            path = cache_folder() / f"sensitivity-{len(self.calibration)}.pt"
+            path = cache_folder() / f"measured-{len(self.calibration)}.pt"
             if path.exists():
                 self._sensitivity = torch.load(path, weights_only=False)
             else:
@@ -143,28 +137,38 @@ class Bench:
             "seconds": seconds,
         }
 
-    def stored(self, bits: float, calibrated: bool) -> float:
-        """Quantize as octavo plans it for bits in the file."""
-        subject = self._subject(calibrated)
-        return self._follow(subject, file_plan(subject, budget_bits(bits, None, subject.selection)))
-
-    def resident(self, bits: float, calibrated: bool) -> float:
-        """Quantize as octavo plans it for bits in memory."""
-        subject = self._subject(calibrated)
-        if calibrated not in self._menus:
-            self._menus[calibrated] = menus_of(subject)
-        budget = budget_bits(bits, None, subject.selection)
-        return self._follow(subject, fixed_width_plan(subject, budget, "memory", self._menus[calibrated]))
+    def compressed(self, bits: float, effort: str, budget_of: BudgetOf = "file") -> float:
+        """Compress to a directory, as a user would, and take its weights; the bits of all parts as stored."""
+        known = Sensitivity({}) if effort == "fast" else self.sensitivity
+        with tempfile.TemporaryDirectory() as folder:
+            result = octavo.compress(
+                self.source,
+                Path(folder) / "out",
+                bits=bits,
+                budget_of=budget_of,
+                effort=effort,
+                sensitivity=known,
+                include=LINEARS,
+                exclude=NORMS,
+            )
+            written = open_checkpoint(result.out)
+            total = 0
+            for entry in result.plan.entries:
+                names = [name for name in written.names if name.startswith(f"{entry.name}.")]
+                parts = {name.removeprefix(f"{entry.name}."): written.read(name) for name in names}
+                found = QuantizedTensor(Format.parse(entry.format), entry.shape, parts)
+                total += found.stored_bits
+                self.linears[entry.name].weight.data.copy_(found.dequantize())
+        return total / self.numel
 
     def plain(self, text: str) -> float:
         """Quantize to one format, uncalibrated."""
-        subject = self._subject(calibrated=False)
+        subject = self._subject()
         return self._follow(subject, fixed_format_plan(subject, text))
 
-    def _subject(self, calibrated: bool) -> Subject:
+    def _subject(self) -> Subject:
         checkpoint = open_checkpoint(self.source)
-        known = self.sensitivity if calibrated else Sensitivity({})
-        return Subject(checkpoint, select(checkpoint, LINEARS, NORMS), known, default_jobs(), SILENT)
+        return Subject(checkpoint, select(checkpoint, LINEARS, NORMS), Sensitivity({}), default_jobs(), SILENT)
 
     def _follow(self, subject: Subject, plan: Plan) -> float:
         """Quantize; the bits of all parts as stored."""
@@ -199,16 +203,17 @@ class Bench:
 def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
     """Names and rows of a section."""
     if section == "stored":
-        for bits in (4.0, 3.0, 2.5, 2.0):
-            yield f"octavo, {bits} bits stored", lambda b=bits: bench.stored(b, True)
+        for effort in ("balanced", "best"):
+            for bits in (4.0, 3.0, 2.5, 2.0, 1.5):
+                yield f"octavo {effort}, {bits} bits stored", lambda b=bits, e=effort: bench.compressed(b, e)
     if section == "resident":
         for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 3.0625, 3.0, 2.625, 2.0):
-            yield f"octavo, {bits} bits resident", lambda b=bits: bench.resident(b, True)
+            yield f"octavo, {bits} bits resident", lambda b=bits: bench.compressed(b, "balanced", "memory")
     if section == "free":
         for bits in (5.5, 4.5, 4.0, 3.0, 2.0):
-            yield f"octavo uniform, {bits} bits stored", lambda b=bits: bench.stored(b, False)
+            yield f"octavo fast, {bits} bits stored", lambda b=bits: bench.compressed(b, "fast")
         for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 2.625):
-            yield f"octavo uniform, {bits} bits resident", lambda b=bits: bench.resident(b, False)
+            yield f"octavo fast, {bits} bits resident", lambda b=bits: bench.compressed(b, "fast", "memory")
     if section == "peers":
         for name, peer in PEERS.items():
             if peer.available:

@@ -56,12 +56,15 @@ class Calibration:
             expert with the fewest); 0 for tensors that are absent from `importance`.
         total: tokens in all.
         labels: "sampled" for the true Fisher, "empirical" for the text's own next tokens.
+        strengths: by the names of the model's parameters, the squared gradient of each token at a matrix's outputs;
+            only of matrices that every token goes through once.
     """
 
     importance: Mapping[str, Importance]
     tokens: Mapping[str, int]
     total: int
     labels: Labels
+    strengths: Mapping[str, Float[Tensor, " tokens"]]
 
     @property
     def unreached(self) -> tuple[str, ...]:
@@ -134,6 +137,11 @@ def fisher(
         tokens={name: int(factors.tokens.min()) for name, factors in found.items()},
         total=total,
         labels=labels,
+        strengths={
+            name: torch.cat(found.strengths)
+            for name, found in sums.items()
+            if len(found.strengths) == len(sequences) and sum(map(len, found.strengths)) == sequences.numel()
+        },
     )
 
 

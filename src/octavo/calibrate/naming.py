@@ -39,6 +39,16 @@ def checkpoint_factors(model: nn.Module, factors: Mapping[str, Factors]) -> dict
     return found
 
 
+def checkpoint_name(model: nn.Module, name: str) -> str | None:
+    """The tensor of the checkpoint that a parameter is; None if it is made of several of them, or of a part."""
+    shape = tuple(model.get_parameter(name).shape)
+    found = _reversed(model, {name: torch.empty(shape, device="meta")})
+    if len(found) != 1:
+        return None
+    ((stored, tensor),) = found.items()
+    return stored if tuple(tensor.shape) == shape else None
+
+
 class _Passes(NamedTuple):
     """What a reversal makes of each factor, by the checkpoint's names."""
 

@@ -22,7 +22,7 @@ def recomputed_layers(model: Any, watched: contextlib.AbstractContextManager[Any
         watched: entered anew around each second run. The first is in it too, and both must keep the same tensors; that
             backward is called in it would not do, since a torch-function mode is off within the calls it handles.
     """
-    layers = list(_layers(model))
+    layers = list(layers_of(model))
     for layer in layers:
         # Nothing random happens in a model that is not trained.
         layer.forward = partial(
@@ -39,12 +39,12 @@ def recomputed_layers(model: Any, watched: contextlib.AbstractContextManager[Any
             del layer.forward
 
 
-def _layers(module: Any) -> Iterator[Any]:
-    """The outermost layers: inside one that is recomputed nothing needs to be recomputed again."""
+def layers_of(module: Any) -> Iterator[Any]:
+    """A model's layers, those within another layer left out."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     for child in module.children():
         if isinstance(child, GradientCheckpointingLayer):
             yield child
         else:
-            yield from _layers(child)
+            yield from layers_of(child)

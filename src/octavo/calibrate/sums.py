@@ -44,6 +44,8 @@ class Sums:
         self._gradients = torch.zeros(experts, dtype=torch.float64)
         self._typical = torch.zeros(experts, dtype=torch.float64)
         self._tokens: dict[bool, Tensor] = {}
+        self.strengths: list[Tensor] = []
+        """‖g_t‖² of the tokens of each use that is a product, in the order of the backward pass."""
 
     @property
     def looked_up(self) -> bool:
@@ -63,6 +65,7 @@ class Sums:
         keeps, slice, lookup = use.inputs, use.slice, use.lookup
         tokens = self._tokens.setdefault(lookup, torch.zeros(len(self._rows), dtype=torch.int64))
         by_input, by_output = (self._rows, self._columns) if use.by_input else (self._columns, self._rows)
+        strengths = self.strengths
         gradients, typical, vocabulary = self._gradients, self._typical, by_input.shape[1] if lookup else None
 
         # All is counted here, which runs once; a layer that is recomputed comes by above twice.
@@ -74,6 +77,8 @@ class Sums:
             by_output[slice] += found.outward
             gradients[slice] += found.gradients
             typical[slice] += found.typical
+            if not lookup:
+                strengths.append(found.strengths)
 
         outputs.register_hook(count)
         return outputs
@@ -115,12 +120,14 @@ class Totals(NamedTuple):
         outward: of the same over tokens and inputs, by output.
         gradients: of g_i² over all.
         typical: of g_i² x_j² over all, if every token had the median token's.
+        strengths: of g_i² over outputs, by token; float32.
     """
 
     inward: Tensor
     outward: Tensor
     gradients: float
     typical: float
+    strengths: Tensor
 
 
 @torch.no_grad()
@@ -132,7 +139,7 @@ def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> Totals:
     inward = torch.zeros(vocabulary or inputs.shape[-1], dtype=torch.float64)
     outward = torch.zeros(outputs.shape[1], dtype=torch.float64)
     total = 0.0
-    strengths = []
+    strengths, sizes = [], []
     step = max(1, CHUNK // max(outputs.shape[1], 1 if entering is None else entering.shape[1]))
     for start in range(0, len(outputs), step):
         part = slice(start, start + step)
@@ -143,15 +150,17 @@ def _totals(inputs: Tensor, gradient: Tensor, vocabulary: int | None) -> Totals:
             assert ids is not None
             outward += squared.sum(0).cpu()
             inward.index_add_(0, ids[part].cpu(), strength.double().cpu())
-            strengths.append(strength)
+            sizes.append(strength)
         else:
             x = entering[part].float().square()
             size = x.sum(1)
             outward += (size @ squared).cpu()
             inward += (strength @ x).cpu()
-            strengths.append(strength * size)
-    typical = float(torch.cat(strengths).median()) * len(outputs) if strengths else 0.0
-    return Totals(inward, outward, total, typical)
+            sizes.append(strength * size)
+        strengths.append(strength)
+    typical = float(torch.cat(sizes).median()) * len(outputs) if sizes else 0.0
+    each = torch.cat(strengths).cpu() if strengths else torch.zeros(0)
+    return Totals(inward, outward, total, typical, each)
 
 
 def merged(factors: Factors) -> Factors:

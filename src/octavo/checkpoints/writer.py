@@ -35,6 +35,7 @@ from octavo.checkpoints.safetensors import SafetensorsFile, header_bytes, open_s
 from octavo.checkpoints.shards import index_of, json_bytes, plan_shards, write_shard
 
 _NAME = "tensor"
+_NOTE = "note"
 
 
 class CheckpointWriter:
@@ -99,10 +100,23 @@ class CheckpointWriter:
         """Whether tensor `name` is written already."""
         return self._finished or name in self._pieces
 
-    def write(self, name: str, parts: Mapping[str, Tensor]) -> None:
+    def read(self, name: str) -> dict[str, Tensor]:
+        """The parts of a tensor that is written."""
+        piece = self._pieces[name]
+        return {entry.removeprefix(name).removeprefix("."): piece.read(entry) for entry in piece.entries}
+
+    def size(self, name: str) -> int:
+        """Bytes of a written tensor's parts."""
+        return sum(entry.nbytes for entry in self._pieces[name].entries.values())
+
+    def note(self, name: str) -> str:
+        """What was noted about a tensor when it was written."""
+        return self._pieces[name].metadata.get(_NOTE, "")
+
+    def write(self, name: str, parts: Mapping[str, Tensor], note: str = "") -> None:
         """Store the parts of tensor `name`, as entries `NAME.PART`; the part "" keeps the name itself.
 
-        When this returns, the parts survive a power cut.
+        When this returns, the parts survive a power cut, and so does the note, which `finish` leaves out.
 
         Raises:
             OutputError: the disk is full or unwritable.
@@ -116,7 +130,7 @@ class CheckpointWriter:
                 raise ValueError(f"entry {entry!r} belongs to both {self._owner[entry]!r} and {name!r}")
         plain = {entry: tensor.detach().cpu().contiguous() for entry, tensor in entries.items()}
         described = {entry: Entry(t.dtype, tuple(t.shape), t.nbytes) for entry, t in plain.items()}
-        header, order = header_bytes(described, {_NAME: name})
+        header, order = header_bytes(described, {_NAME: name, **({_NOTE: note} if note else {})})
         path = self._piece_path(name)
         with disk_errors(self.out):
             write_durably(path, (header, *(bytes_of(plain[entry]) for entry in order)))

@@ -25,6 +25,14 @@ class BudgetOf(StrEnum):
     memory = "memory"
 
 
+class Effort(StrEnum):
+    """How much work is done: without a text, rounding with feedback, the same with a larger trellis."""
+
+    fast = "fast"
+    balanced = "balanced"
+    best = "best"
+
+
 class Sensitivity(StrEnum):
     """How the loss of a rounded weight is judged: by the Fisher information of a text, or alike for all."""
 
@@ -45,9 +53,13 @@ def compress(
     budget_of: Annotated[BudgetOf, typer.Option(help="Whether the budget is of the file or of the memory.")] = (
         BudgetOf.file
     ),
-    sensitivity: Annotated[Sensitivity, typer.Option(help="Weigh errors by Fisher information, or all alike.")] = (
-        Sensitivity.fisher
-    ),
+    effort: Annotated[
+        Effort, typer.Option(help="fast needs no text; balanced feeds errors back; best takes longest.")
+    ] = Effort.balanced,
+    sensitivity: Annotated[
+        Sensitivity | None,
+        typer.Option(help="Weigh errors by Fisher information, or all alike. Default: as the effort says."),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="TEXT", help="A text file to calibrate on. Default: the help topics of Python."),
@@ -86,7 +98,8 @@ def compress(
         "bytes": None if bytes is None else parse_size(bytes),
         "format": format,
         "budget_of": budget_of.value,
-        "sensitivity": sensitivity.value,
+        "effort": effort.value,
+        "sensitivity": None if sensitivity is None else sensitivity.value,
         "calibration": calibration,
         "include": tuple(include or ()),
         "exclude": tuple(exclude or ()),
@@ -134,11 +147,12 @@ def _print_plan(plan: Plan) -> None:
             f"{entry.file_bits:.3f}",
             f"{entry.resident_bits:.3f}",
             f"{entry.predicted_loss:.3e}",
+            entry.rounding,
         )
         for entry in plan.entries
     ]
-    heads = ("tensor", "shape", "format", "bits stored", "bits in memory", "predicted loss")
-    print_table(heads, rows, left=(0, 1, 2))
+    heads = ("tensor", "shape", "format", "bits stored", "bits in memory", "predicted loss", "rounding")
+    print_table(heads, rows, left=(0, 1, 2, 6))
     say(f"{plan.file_bits:.3f} bits/weight stored, {plan.resident_bits:.3f} in memory")
     say(_losses(plan))
 

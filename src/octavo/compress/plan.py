@@ -25,6 +25,7 @@ class PlanEntry:
         resident_bits: bits per weight in memory.
         predicted_loss: expected KL divergence in nats per token from quantizing this tensor alone; in units of its own
             relative squared error, weighted by size, where the sensitivity is uniform.
+        rounding: "nearest", or "feedback" where later columns make up for the errors of earlier ones.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PlanEntry:
     file_bits: float
     resident_bits: float
     predicted_loss: float
+    rounding: Literal["nearest", "feedback"] = "nearest"
 
 
 @dataclass(frozen=True)
@@ -99,4 +101,6 @@ class Plan:
             raise BudgetError(f"this is no plan ({error})", "edit the JSON that --save-plan wrote") from None
         for entry in plan.entries:
             Format.parse(entry.format)
+            if entry.rounding not in ("nearest", "feedback"):
+                raise BudgetError(f"{entry.name} has the rounding {entry.rounding!r}", "write nearest or feedback")
         return plan

@@ -49,6 +49,7 @@ class Subject:
         sensitivity: how much they matter.
         jobs: tensors worked on at once, as far as together they are no larger than the largest.
         progress: told how far it is.
+        states: of the trellis of water-filled grids.
     """
 
     checkpoint: Checkpoint
@@ -56,6 +57,7 @@ class Subject:
     sensitivity: Sensitivity
     jobs: int
     progress: Progress
+    states: int = 1
 
     def read(self, name: str) -> tuple[Tensor, Importance]:
         """A tensor and its importance.
@@ -73,6 +75,8 @@ class Subject:
         """A plan of these entries; `found` are the fields of `Plan` that not all plans have."""
         kind = "fisher" if self.sensitivity.importance else "uniform"
         counted, kept = self.selection.counted, self.selection.kept_bits
+        fed_back = self.sensitivity.conditional
+        entries = (replace(e, rounding="feedback" if e.name in fed_back else "nearest") for e in entries)
         return Plan(tuple(entries), budget, budget_of, counted, kept, sensitivity=kind, **found)
 
     def map(self, work: Callable[[str], T], description: str, names: Sequence[str] | None = None) -> Iterator[T]:
@@ -178,13 +182,17 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     shapes = {name: selection.shapes[name] for name in selection.quantized}
     left = budget - selection.kept_bits - header_bits(selection, 1)
     level = find_level(
-        lambda work, description: subject.map(lambda name: work(weighted(name)), description), shapes, left
+        lambda work, description: subject.map(lambda name: work(weighted(name)), description),
+        shapes,
+        left,
+        subject.states,
     )
+    trellis = f",states={subject.states}" if subject.states > 1 else ""
     entries = tuple(
         PlanEntry(
             name,
             shape,
-            f"grid(step={level.step!r}) separable ans",
+            f"grid(step={level.step!r}{trellis}) separable ans",
             level.costs[name].bits / prod(shape),
             level.costs[name].resident / prod(shape),
             level.costs[name].loss,
@@ -195,8 +203,14 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     if plan.predicted_loss <= plan.uniform_loss:
         return plan
     rate = left / sum(prod(shape) for shape in shapes.values())
+    trellis = f"(states={subject.states})" if subject.states > 1 else ""
     entries = tuple(
-        replace(entry, format=f"grid@{rate!r} separable ans", file_bits=rate, predicted_loss=level.uniform[entry.name])
+        replace(
+            entry,
+            format=f"grid{trellis}@{rate!r} separable ans",
+            file_bits=rate,
+            predicted_loss=level.uniform[entry.name],
+        )
         for entry in plan.entries
     )
     return replace(plan, entries=entries, step=None)

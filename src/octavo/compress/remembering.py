@@ -79,11 +79,16 @@ def _read(path: Path, key: str) -> Sensitivity | None:
             facts = file.metadata() or {}
             if facts.get("key") != key:
                 return None
-            names = {name.rsplit("/", 1)[0] for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            keys = [name.rsplit("/", 1) for name in file.keys()]  # noqa: SIM118 (not a mapping)
             found = {
-                name: Importance(file.get_tensor(f"{name}/row"), file.get_tensor(f"{name}/column")) for name in names
+                name: Importance(file.get_tensor(f"{name}/row"), file.get_tensor(f"{name}/column"))
+                for name, part in keys
+                if part == "row"
             }
-        return Sensitivity(found, tuple(json.loads(facts["unreached"])), int(facts["tokens"]))
+            strengths = {name: file.get_tensor(f"{name}/strength") for name, part in keys if part == "strength"}
+            sequences = file.get_tensor("calibration/sequences")
+        unreached = tuple(json.loads(facts["unreached"]))
+        return Sensitivity(found, unreached, int(facts["tokens"]), sequences, strengths)
     except (OSError, SafetensorError, KeyError, ValueError):
         return None  # none, or cut short by a kill: calibrate again
 
@@ -92,6 +97,10 @@ def _write(path: Path, key: str, sensitivity: Sensitivity) -> None:
     tensors = {}
     for name, value in sensitivity.importance.items():
         tensors[f"{name}/row"], tensors[f"{name}/column"] = value.row.contiguous(), value.column.contiguous()
+    for name, strength in sensitivity.strengths.items():
+        tensors[f"{name}/strength"] = strength
+    if sensitivity.sequences is not None:
+        tensors["calibration/sequences"] = sensitivity.sequences.contiguous()
     facts = {"key": key, "unreached": json.dumps(sensitivity.unreached), "tokens": str(sensitivity.tokens)}
     unfinished = path.with_name(f"{path.name}.new")
     try:

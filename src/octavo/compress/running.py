@@ -15,6 +15,7 @@ from torch import Tensor
 from octavo.base.errors import BudgetError, OctavoError, OutputError
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter, open_checkpoint
+from octavo.compress.effort import effort_of
 from octavo.compress.plan import BudgetOf, Plan
 from octavo.compress.planning import (
     Subject,
@@ -23,8 +24,11 @@ from octavo.compress.planning import (
     file_plan,
     fixed_format_plan,
     fixed_width_plan,
+    header_bits,
 )
 from octavo.compress.remembering import forget, partial_path, remembered_sensitivity
+from octavo.compress.rounding.feedback_pass import FeedbackPass
+from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
 from octavo.formats import Format
@@ -62,7 +66,8 @@ def plan(
     bytes: int | None = None,
     format: str | None = None,
     budget_of: BudgetOf = "file",
-    sensitivity: str | Sensitivity = "fisher",
+    effort: str = "balanced",
+    sensitivity: str | Sensitivity | None = None,
     calibration: str | Path | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -76,8 +81,12 @@ def plan(
     selection = select(checkpoint, include, exclude)
     if format is not None:
         Format.parse(format)
-    known = remembered_sensitivity(source, checkpoint, None, sensitivity, calibration, seed, device, progress)
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
+    preset = effort_of(effort)
+    kind = preset.sensitivity if sensitivity is None else sensitivity
+    known = remembered_sensitivity(source, checkpoint, None, kind, calibration, seed, device, progress)
+    if preset.feedback and known.strengths:
+        known = with_conditional_importance(source, known, device, progress)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     return _plan(subject, bits, bytes, format, budget_of)
 
 
@@ -89,7 +98,8 @@ def compress(
     bytes: int | None = None,
     format: str | None = None,
     budget_of: BudgetOf = "file",
-    sensitivity: str | Sensitivity = "fisher",
+    effort: str = "balanced",
+    sensitivity: str | Sensitivity | None = None,
     calibration: str | Path | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -111,7 +121,9 @@ def compress(
         bytes: budget, as the size of the file (or of the memory) without the excluded tensors.
         format: one format string for all tensors, instead of a budget.
         budget_of: whether the budget is of the file (entropy-coded grids) or of the memory (fixed width).
-        sensitivity: "fisher" (needs a text), "uniform" (needs nothing), or one measured already.
+        effort: "fast" (needs no text), "balanced" or "best": see octavo.compress.effort.
+        sensitivity: "fisher" (needs a text), "uniform" (needs nothing), or one measured already; by default the
+            effort's.
         calibration: text file for "fisher"; by default a text that comes with Python.
         include: glob patterns; only matrices that match one are quantized.
         exclude: glob patterns of tensors to leave alone and out of the count.
@@ -133,16 +145,22 @@ def compress(
     if format is not None:
         Format.parse(format)
     out = Path(out)
-    settings = [str(v) for v in (bits, bytes, format, plan and plan.to_json(), budget_of, include, exclude, seed)]
+    preset = effort_of(effort)
+    kind = preset.sensitivity if sensitivity is None else sensitivity
+    asked = bits, bytes, format, plan and plan.to_json(), budget_of, include, exclude, seed, effort
+    settings = [str(value) for value in asked]
     if out.exists() and not partial_path(out).exists():
         raise OutputError(f"{out} exists already", "remove it or choose another OUT")
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
-    known = remembered_sensitivity(source, checkpoint, out, sensitivity, calibration, seed, device, progress)
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
+    known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress)
+    feedback = preset.feedback if plan is None else any(entry.rounding == "feedback" for entry in plan.entries)
+    if feedback and known.strengths:
+        known = with_conditional_importance(source, known, device, progress)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = _checked(made, selection)
     for _ in range(4):
-        result = _carry_out(subject, made, out, request, start)
+        result = _carry_out(subject, made, out, request, start, source, device)
         if isinstance(result, CompressionResult):
             forget(out)
             return result
@@ -170,28 +188,43 @@ def _checked(plan: Plan, selection: Selection) -> Plan:
     return plan
 
 
-def _carry_out(subject: Subject, plan: Plan, out: Path, request: str, start: float) -> CompressionResult | Plan:
+def _carry_out(
+    subject: Subject, plan: Plan, out: Path, request: str, start: float, source: str | Path, device: str
+) -> CompressionResult | Plan:
     """Write the model; a coarser plan instead where the file came out larger than its budget."""
     checkpoint = subject.checkpoint
     formats = {entry.name: Format.parse(entry.format) for entry in plan.entries}
+    fed_back = {entry.name for entry in plan.entries if entry.rounding == "feedback"}
+    if missing := sorted(fed_back - subject.sensitivity.conditional.keys()):
+        raise BudgetError(
+            f"no errors can be fed back in {missing[0]}, whose inputs no text has shown",
+            "calibrate on a text, or write the rounding nearest into the plan",
+        )
     key = f"{request} {hashlib.sha256(plan.to_json().encode()).hexdigest()}"
+    plain = replace(subject, sensitivity=replace(subject.sensitivity, conditional={}))
     with CheckpointWriter(out, key, progress=subject.progress) as writer:
 
         def quantize(name: str) -> tuple[str, dict[str, Tensor]]:
             if writer.done(name):
                 return name, {}
-            tensor, importance = subject.read(name)
+            tensor, importance = plain.read(name)
             try:
                 return name, dict(formats[name].quantize(tensor, importance).parts)
             except OctavoError as error:
                 raise type(error)(f"{name}: {error.problem}", error.remedy) from error
 
-        for name, parts in subject.map(quantize, "quantizing", tuple(formats)):
+        for name, parts in subject.map(quantize, "quantizing", [name for name in formats if name not in fed_back]):
             if parts:
                 writer.write(name, parts)
         for name in checkpoint.names:
             if name not in formats and not writer.done(name):
                 writer.write(name, {"": checkpoint.read(name)})
+        if fed_back and not writer.finished:
+            budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
+            made = FeedbackPass(plan, writer, subject, budget).run(source, device)
+            formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
+        else:
+            made = plan
         tensors = {
             name: {
                 "format": str(format),
@@ -200,13 +233,25 @@ def _carry_out(subject: Subject, plan: Plan, out: Path, request: str, start: flo
             }
             for name, format in formats.items()
         }
-        quantization = {"quant_method": "octavo", "version": VERSION, "tensors": tensors}
+        # What else a source says about itself, such as how its layers' inputs are to be rounded, stays true.
+        quantization = {**(checkpoint.quantization or {}), "quant_method": "octavo", "version": VERSION}
+        quantization["tensors"] = tensors
         excess = _excess(plan, writer, subject)
         if excess > 0 and plan.step is not None:
             return _coarser(plan, excess)
-        files = {"plan.json": plan.to_json()}
+        files = {"plan.json": made.to_json()}
         writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
-    return _result(subject, plan, out, start)
+    return _result(subject, made, out, start)
+
+
+def _left(plan: Plan, writer: CheckpointWriter, subject: Subject) -> float:
+    """Bits that the tensors of a feedback pass may take, a reserve taken off for their part of the header."""
+    reserve = header_bits(subject.selection, 1)
+    excluded = sum(8 * subject.checkpoint.entry(name).nbytes for name in subject.selection.excluded)
+    fed_back = {entry.name for entry in plan.entries if entry.rounding == "feedback"}
+    known = sum(8 * writer.size(name) for name in writer.names if name not in fed_back)
+    assert plan.budget is not None
+    return plan.budget + excluded - known - reserve
 
 
 def _excess(plan: Plan, writer: CheckpointWriter, subject: Subject) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import exp, log, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from octavo.base.errors import ModelError
 from octavo.base.progress import Progress
@@ -22,6 +23,8 @@ from octavo.checkpoints import open_checkpoint
 from octavo.formats import Importance
 from octavo.models import load_language_model
 from octavo.models.streaming import load_streamed_model
+
+T = TypeVar("T")
 
 LENGTH, COUNT = 512, 16
 """Tokens a calibration sequence, and sequences."""
@@ -42,11 +45,17 @@ class Sensitivity:
         importance: what calibration found; empty where the sensitivity is uniform.
         unreached: matrices that no calibration token reached.
         tokens: calibration tokens.
+        sequences: these tokens; None where there are none.
+        strengths: by parameter name, the squared gradient of each token at a matrix's outputs.
+        conditional: importance of the tensors to which errors are fed back, as `compress.rounding` finds it.
     """
 
     importance: Mapping[str, Importance]
     unreached: tuple[str, ...] = ()
     tokens: int = 0
+    sequences: Tensor | None = None
+    strengths: Mapping[str, Tensor] = field(default_factory=dict)
+    conditional: Mapping[str, Importance] = field(default_factory=dict)
 
     @property
     def coverage(self) -> str | None:
@@ -66,7 +75,7 @@ class Sensitivity:
         numbers only (other layers, other experts), or of all. Without calibration, a relative error counts the same in
         every weight of the model.
         """
-        found = self.importance.get(name)
+        found = self.conditional.get(name, self.importance.get(name))
         if found is not None:
             return found
         rows, columns = max(1, int(torch.tensor(shape[:-1]).prod())), shape[-1]
@@ -89,9 +98,6 @@ def calibrate(
 ) -> Sensitivity:
     """Fisher importance of every matrix of a language model.
 
-    On the CPU the matrices of a model above `STREAMED_FROM` stay on disk and are read as they are used; a smaller one,
-    and one that cannot be run so (the reason is told), is loaded in float32. The importance is the same.
-
     Args:
         source: the model.
         calibration: a text file; the default is a text that every Python has.
@@ -102,14 +108,25 @@ def calibrate(
     Raises:
         ModelError: the model predicts no tokens, has no tokenizer, or the text is too short.
     """
+    return with_model(
+        source, device, progress, lambda *loaded: _calibrated(loaded, source, calibration, seed, progress)
+    )
+
+
+def with_model(source: str | Path, device: str, progress: Progress, work: Callable[[Any, Any], T]) -> T:
+    """What `work` makes of a model and its tokenizer.
+
+    On the CPU the matrices of a model above `STREAMED_FROM` stay on disk and are read as they are used; a smaller one,
+    and one that cannot be run so (the reason is told), is loaded in float32.
+    """
     try:
         if device == "cpu" and _float32_bytes(source) > STREAMED_FROM:
             try:
-                return _calibrated(load_streamed_model(source), source, calibration, seed, progress)
+                return work(*load_streamed_model(source))
             except StreamingError as error:
-                progress.message(f"calibration loads the whole model in float32, for {error.problem}")
+                progress.message(f"the whole model is loaded in float32, for {error.problem}")
         model, tokenizer = load_language_model(source)
-        return _calibrated((model.to(device), tokenizer), source, calibration, seed, progress)
+        return work(model.to(device), tokenizer)
     finally:
         # A model is full of cycles and would stay in memory, all of it, while its tensors are quantized.
         model = None
@@ -138,4 +155,4 @@ def measure(
 ) -> Sensitivity:
     """The sensitivity that given token sequences show."""
     found = fisher(model, sequences, unseen=UNSEEN, generator=generator, progress=progress)
-    return Sensitivity(found.importance, found.unreached, found.total)
+    return Sensitivity(found.importance, found.unreached, found.total, sequences, found.strengths)

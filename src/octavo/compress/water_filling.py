@@ -94,9 +94,9 @@ class Cost(NamedTuple):
     resident: int
 
 
-def cost(matrix: Weighted, step: float) -> Cost:
-    """What a matrix costs at a common step."""
-    grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))))
+def cost(matrix: Weighted, step: float, states: int) -> Cost:
+    """What a matrix costs at a common step and with a trellis of `states` states."""
+    grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))), states)
     census = grid_census.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
     rows, columns = matrix.values.shape
@@ -119,13 +119,14 @@ class Each(Protocol):
     def __call__(self, work: Callable[[Weighted], T], description: str) -> Iterator[T]: ...
 
 
-def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float) -> Level:
+def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float, states: int = 1) -> Level:
     """The finest common step that keeps all tensors within a budget.
 
     Args:
         each: goes through the matrices; once for the sample, once or twice for the exact count.
         shapes: shape of each, by name.
         budget: bits that all codes may take.
+        states: of the trellis.
 
     Raises:
         BudgetError: no step meets the budget.
@@ -133,13 +134,13 @@ def find_level(each: Each, shapes: dict[str, tuple[int, ...]], budget: float) ->
     mean = budget / sum(prod(shape) for shape in shapes.values())
     samples = list(each(lambda matrix: sampled(matrix, SAMPLES // len(shapes)), "sampling"))
     guess = _first_guess(samples, np.array([prod(shapes[s.name]) for s in samples], float), mean)
-    curves = [_curve(sample, guess, prod(shapes[sample.name]) / sample.values.size) for sample in samples]
+    curves = [_curve(sample, guess, prod(shapes[sample.name]) / sample.values.size, states) for sample in samples]
     del samples
     octave = _octave(curves, budget)
     best: tuple[float, dict[str, Cost]] | None = None
     for _ in range(PASSES):
         step = float(np.float32(guess * 2.0**octave))
-        exact = dict(zip(shapes, each(partial(cost, step=step), "counting bits"), strict=True))
+        exact = dict(zip(shapes, each(partial(cost, step=step, states=states), "counting bits"), strict=True))
         total = sum(found.bits for found in exact.values())
         if total <= budget and (best is None or step < best[0]):
             best = step, exact
@@ -174,8 +175,8 @@ def _first_guess(samples: list[Weighted], numel: Float[ndarray, " tensors"], mea
     return float(scale[alive][first] * 2.0 ** (NORMAL_ENTROPY - bits[first]))
 
 
-def _curve(sample: Weighted, guess: float, factor: float) -> Curve:
-    points = [cost(sample, guess * 2.0**octave) for octave in OCTAVES]
+def _curve(sample: Weighted, guess: float, factor: float, states: int) -> Curve:
+    points = [cost(sample, guess * 2.0**octave, states) for octave in OCTAVES]
     return Curve(
         sample.name,
         OCTAVES,

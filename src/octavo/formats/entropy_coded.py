@@ -88,19 +88,22 @@ class GridRounder:
 
     @cached_property
     def _points(self) -> NDArray[np.float32]:
+        """Values of all positions, in steps."""
         shortfall = grid_census.take_census(self.sample, self.grid).shortfall
-        return grid_census.points(shortfall, self.grid.states) / np.float32(self.grid.quantizers)
+        near = grid_census.points(shortfall, self.grid.states)
+        reach, largest = len(near) // 2, self.grid.quantizers * grid_codes.LARGEST
+        every = np.arange(-largest, largest + 1, dtype=np.float32)
+        every[largest - reach : largest + reach + 1] = near
+        return every / np.float32(self.grid.quantizers)
 
     def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
-        rounded, reach = np.empty(tuple(values.shape), np.float32), len(self._points) // 2
-        for rows in self.grid.chunks():
-            found = self.grid.indices(values[rows].numpy(), rows, columns)
-            position = (self.grid.quantizers * found.magnitude).astype(np.int32)
-            near = self._points[np.minimum(position, reach) + reach]
-            steps = np.where(position <= reach, near, found.magnitude)
-            rounded[rows] = np.copysign(steps, found.scaled)
-        inverse = self.grid.steps.row_inverse[:, None] * self.grid.steps.column_inverse[None, columns]
-        return torch.from_numpy(rounded / inverse)
+        position = self.grid.positions(values.numpy(), columns).astype(np.int32)
+        steps = self._points.take(position + len(self._points) // 2)
+        return torch.from_numpy(steps / self._inverse[0] / self._inverse[1][columns])
+
+    @cached_property
+    def _inverse(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.grid.steps.row_inverse[:, None], self.grid.steps.column_inverse
 
     def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
         coded = encode_grid(_matrix(weights), self.grid)

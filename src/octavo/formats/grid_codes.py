@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from octavo import kernels
 from octavo.formats import trellis_codes
 from octavo.formats.coding import scale_context
+from octavo.kernels.backends import plain_backend
 
 CHUNK = 1 << 17
 """Weights to a block: small enough for the cache, large enough that a block's 64 spare bits do not matter."""
@@ -44,11 +45,11 @@ class Steps:
     row: NDArray[np.int16]
     column: NDArray[np.int16]
 
-    @property
+    @cached_property
     def row_inverse(self) -> NDArray[np.float32]:
         return scale_context.power(self.row)
 
-    @property
+    @cached_property
     def column_inverse(self) -> NDArray[np.float32]:
         return scale_context.power(self.column) / np.float32(self.step)
 
@@ -95,10 +96,37 @@ class Grid:
         context = scale_context.contexts(self.row_scale[rows], self.column_scale[columns])
         if self.states == 1:
             return Indices(_rounded(scaled, context, self.thrift), np.zeros_like(context), context, scaled)
-        costs = _trellis_costs(self.thrift)
+        costs = torch.from_numpy(_trellis_costs(self.thrift))
         found = kernels.trellis_indices(torch.from_numpy(2 * scaled), torch.from_numpy(context), costs, self.states)
         quantizer = kernels.trellis_quantizers(found, self.states).numpy()
         return Indices(found.numpy(), quantizer, context, scaled)
+
+    def positions(self, weights: NDArray[np.float32], columns: slice) -> NDArray[np.int16]:
+        """The values of whole columns that `indices` finds chunk by chunk, in fine steps: half steps of a trellis.
+
+        Called for one column after the other, where every microsecond counts: all chunks go through the trellis side
+        by side, and nothing is checked again.
+        """
+        rows, height_ = len(self.row_scale), height(len(self.column_scale))
+        scaled = weights * self.steps.row_inverse[:, None] * self.steps.column_inverse[None, columns]
+        context = scale_context.contexts(self.row_scale, self.column_scale[columns])
+        if self.states == 1:
+            return _rounded(scaled, context, self.thrift)
+        spare = -rows % height_
+        # What fills up the last chunk costs nothing whichever way it is coded.
+        scaled = np.pad(2 * scaled, ((0, spare), (0, 0)))
+        context = np.pad(context, ((0, spare), (0, 0)), constant_values=scale_context.FINEST)
+        folded = [torch.from_numpy(_fold(part, height_)) for part in (scaled, context)]
+        costs = torch.from_numpy(_trellis_costs(self.thrift))
+        backend = plain_backend(costs)
+        found = backend.trellis_values(backend.trellis_indices(*folded, costs, self.states), self.states).numpy()
+        return found.reshape(height_, -1, weights.shape[1]).swapaxes(0, 1).reshape(-1, weights.shape[1])[:rows]
+
+
+def _fold(column: NDArray[Any], height: int) -> NDArray[Any]:
+    """Chunks of rows side by side."""
+    chunks = column.reshape(-1, height, column.shape[1])
+    return np.ascontiguousarray(chunks.swapaxes(0, 1)).reshape(height, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +161,10 @@ def _rounded(scaled: NDArray[np.float32], context: NDArray[np.uint8], thrift: fl
 
 
 @cache
-def _trellis_costs(thrift: float) -> Tensor:
+def _trellis_costs(thrift: float) -> NDArray[np.float32]:
+    """By quantizer, finest context and size; in one more context everything is free."""
     # The trellis counts in fine steps, of which two make a step.
-    return torch.from_numpy(trellis_codes.laplace_costs(4 * thrift, LARGEST))
+    return np.pad(trellis_codes.laplace_costs(4 * thrift, LARGEST), ((0, 0), (0, 1), (0, 0)))
 
 
 def height(columns: int) -> int:

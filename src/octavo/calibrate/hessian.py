@@ -1,0 +1,114 @@
+"""Second moments of the inputs of a model's matrices, layer by layer, while the layers may change on the way.
+
+Of a matrix y = W x, a change δW costs ½ Σ_t |g_t · δW x_t|² to second order, g being the gradient at y. With the
+squares of g split off as in octavo.calibrate.fisher, what is left for the columns is
+
+    H = Σ_t ‖g_t‖² x_t x_tᵀ / Σ_t ‖g_t‖²,
+
+whose diagonal is the column factor of the separable Fisher. The ‖g_t‖² are those that the Fisher pass found; the x_t
+are the inputs at hand, which after rounding of earlier layers are no longer the original ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor, nn
+
+from octavo.calibrate.lockstep import Call, in_lockstep
+from octavo.calibrate.uses import Use, WeightUses
+
+Replacement = Callable[[str, Tensor, Tensor], Tensor | None]
+"""Told a parameter's name, its values [out, in] and H [in, in]; returns values to go on with, or None to keep these."""
+
+
+def layerwise(
+    model: Any,
+    sequences: Int[Tensor, "sequences length"],
+    strengths: Mapping[str, Float[Tensor, " tokens"]],
+    replace: Replacement,
+    *,
+    done: Callable[[str], Tensor | None] = lambda name: None,
+) -> None:
+    """Go through a model's layers, measuring H of every matrix in a layer, replacing it, and going on with the result.
+
+    All matrices of a layer are measured together, with what comes out of the layers before as they were replaced. At
+    any time there are the inputs of one layer for all sequences, and the second moments of one layer's matrices.
+
+    Args:
+        model: a transformers model in evaluation mode; it is as before afterwards.
+        sequences: token ids.
+        strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
+        replace: told each matrix, in the order of use.
+        done: values of a matrix that need not be measured any more, None for others.
+    """
+    weights = {name: parameter for name, parameter in model.named_parameters() if name in strengths}
+    owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in weights}
+
+    def visit(layer: nn.Module, calls: Sequence[Call]) -> list[Any]:
+        inside = {id(parameter) for parameter in layer.parameters()}
+        here = {name: weight for name, weight in weights.items() if id(weight) in inside}
+        known = {name: values for name in here if (values := done(name)) is not None}
+        found = _measure(layer, calls, {n: w for n, w in here.items() if n not in known}, strengths)
+        for name, moments in found.items():
+            values = replace(name, here[name].detach(), moments)
+            if values is not None:
+                known[name] = values
+        for name, values in known.items():
+            owner, attribute = owners[name]
+            owner._parameters[attribute] = nn.Parameter(values.to(here[name].dtype), requires_grad=False)
+        try:
+            return [layer(*call.args, **call.kwargs) for call in calls]
+        finally:
+            for name in known:
+                owner, attribute = owners[name]
+                owner._parameters[attribute] = here[name]
+
+    with torch.no_grad():
+        in_lockstep(model, sequences, visit)
+
+
+@dataclass(eq=False)
+class _Moments:
+    """The sum for one matrix, and how many of its tokens have been seen."""
+
+    total: Float32[Tensor, "in in"]
+    tokens: int = 0
+
+
+def _measure(
+    layer: nn.Module,
+    calls: Sequence[Call],
+    weights: Mapping[str, nn.Parameter],
+    strengths: Mapping[str, Float[Tensor, " tokens"]],
+) -> dict[str, Float32[Tensor, "_ _"]]:
+    """H of each matrix of a layer that is used in the plain way: once a sequence, stored [out, in]."""
+    sums: dict[str, _Moments] = {}
+    odd: set[str] = set()
+
+    def count(use: Use) -> Tensor:
+        inputs = use.inputs().detach()
+        if use.lookup or use.by_input or weights[use.name].ndim != 2:
+            odd.add(use.name)
+            return use.outputs
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        found = sums.setdefault(use.name, _Moments(rows.new_zeros(rows.shape[1], rows.shape[1])))
+        strength = strengths[use.name][found.tokens : found.tokens + len(rows)]
+        if len(strength) != len(rows):
+            odd.add(use.name)
+            return use.outputs
+        weighted = rows * strength.to(rows).sqrt()[:, None]
+        found.total.addmm_(weighted.T, weighted)
+        found.tokens += len(rows)
+        return use.outputs
+
+    if weights:
+        with WeightUses(weights, count):
+            for call in calls:
+                layer(*call.args, **call.kwargs)
+    whole = {name for name, found in sums.items() if found.tokens == len(strengths[name])} - odd
+    return {name: sums[name].total / strengths[name].sum().clamp_min(1e-30).item() for name in sums if name in whole}

@@ -1,0 +1,40 @@
+"""How much work a compression is worth: presets of the choices that cost time and save loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo.base.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Effort:
+    """A preset.
+
+    Attributes:
+        sensitivity: "fisher" calibrates on a text, "uniform" needs none.
+        states: of the trellis of water-filled grids; 1 rounds every weight by itself.
+        feedback: whether rounding feeds errors back, layer by layer; needs a text.
+    """
+
+    sensitivity: str
+    states: int
+    feedback: bool
+
+
+EFFORTS = {
+    "fast": Effort("uniform", 4, feedback=False),
+    "balanced": Effort("fisher", 8, feedback=True),
+    "best": Effort("fisher", 64, feedback=True),
+}
+
+
+def effort_of(name: str) -> Effort:
+    """The preset of a name.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    if name not in EFFORTS:
+        raise BudgetError(f"unknown effort {name!r}", f"choose one of {', '.join(EFFORTS)}")
+    return EFFORTS[name]

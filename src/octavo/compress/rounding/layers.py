@@ -1,0 +1,115 @@
+"""The model layer by layer: what feeding errors back is worth, and then rounding every layer after those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from octavo.base.progress import Progress
+from octavo.calibrate.hessian import layerwise
+from octavo.calibrate.naming import checkpoint_name
+from octavo.compress.rounding.error_feedback import Elimination, eliminate, feed_back
+from octavo.compress.sensitivity import Sensitivity, with_model
+from octavo.formats import Format, Importance
+from octavo.formats.tensor import QuantizedTensor
+
+Rounded = Callable[[str, Tensor, Elimination], Tensor]
+"""Rounds a tensor of the checkpoint and returns the values it will have."""
+
+
+def with_conditional_importance(source: str | Path, known: Sensitivity, device: str, progress: Progress) -> Sensitivity:
+    """The sensitivity as error feedback sees it: of each column, what later columns cannot make up for.
+
+    Args:
+        source: the model.
+        known: what calibration found.
+        device: where the model runs.
+        progress: told how far it is.
+    """
+    found: dict[str, Importance] = {}
+
+    def look(name: str, _: Tensor, elimination: Elimination) -> None:
+        if name in known.importance:
+            found[name] = Importance(known.importance[name].row, elimination.conditional.cpu())
+
+    _through_layers(source, known, device, progress, "measuring inputs", look)
+    return replace(known, conditional=found)
+
+
+def round_layers(
+    source: str | Path,
+    known: Sensitivity,
+    device: str,
+    progress: Progress,
+    rounded: Rounded,
+    done: Callable[[str], Tensor | None],
+) -> None:
+    """Round every matrix of a layer to which errors are fed back, and go on with what it became.
+
+    Args:
+        source: the model.
+        known: from `with_conditional_importance`.
+        device: where the model runs.
+        progress: told how far it is.
+        rounded: called for each tensor, by the checkpoint's name.
+        done: values of a tensor that is rounded already, else None.
+    """
+
+    def replaced(name: str, values: Tensor, elimination: Elimination) -> Tensor | None:
+        return rounded(name, values, elimination) if name in known.conditional else None
+
+    _through_layers(source, known, device, progress, "rounding layers", replaced, done)
+
+
+def quantize_with_feedback(
+    format: Format,
+    weights: Float[Tensor, "out in"],
+    row: Float32[Tensor, " out"],
+    elimination: Elimination,
+) -> QuantizedTensor:
+    """A matrix, its errors fed back; scales, codebooks and steps follow the conditional importance."""
+    importance = Importance(row, elimination.conditional.cpu())
+    rounder = format.settle(weights, importance)
+    return rounder.quantize(feed_back(weights, rounder, elimination))
+
+
+def _through_layers(
+    source: str | Path,
+    known: Sensitivity,
+    device: str,
+    progress: Progress,
+    description: str,
+    act: Callable[[str, Tensor, Elimination], Tensor | None],
+    done: Callable[[str], Tensor | None] = lambda name: None,
+) -> None:
+    sequences = known.sequences
+    assert sequences is not None
+
+    def work(model: Any, tokenizer: Any) -> None:
+        names = {name: checkpoint_name(model, name) for name in known.strengths}
+        strengths = {name: known.strengths[name] for name, stored in names.items() if stored is not None}
+        bar = iter(progress.track(range(len(strengths)), description, total=len(strengths)))
+
+        def replaced(name: str, values: Tensor, moments: Tensor) -> Tensor | None:
+            next(bar, None)
+            stored = names[name]
+            assert stored is not None
+            return act(stored, values.float().cpu(), eliminate(moments.cpu()))
+
+        def known_already(name: str) -> Tensor | None:
+            stored = names[name]
+            values = None if stored is None else done(stored)
+            if values is not None:
+                next(bar, None)
+            return values
+
+        layerwise(model, sequences, strengths, replaced, done=known_already)
+        for _ in bar:
+            pass
+
+    with_model(source, device, progress, work)

@@ -27,8 +27,8 @@ from octavo.compress import compress
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
 write = CheckpointWriter.write
 
-def slow(self, name, parts):
-    write(self, name, parts)
+def slow(self, name, parts, note=""):
+    write(self, name, parts, note)
     time.sleep(0.2)
 
 CheckpointWriter.write = slow
@@ -100,15 +100,15 @@ def test_done_pieces_are_not_made_again(
 ) -> None:
     write, written = CheckpointWriter.write, []
 
-    def stopping(self: CheckpointWriter, name: str, parts: dict) -> None:
+    def stopping(self: CheckpointWriter, name: str, parts: dict, note: str = "") -> None:
         if len(written) == after:
             raise Stop
         written.append(name)
-        write(self, name, parts)
+        write(self, name, parts, note)
 
-    def counting(self: CheckpointWriter, name: str, parts: dict) -> None:
+    def counting(self: CheckpointWriter, name: str, parts: dict, note: str = "") -> None:
         assert name not in written
-        write(self, name, parts)
+        write(self, name, parts, note)
 
     monkeypatch.setattr(CheckpointWriter, "write", stopping)
     with pytest.raises(Stop):
@@ -121,7 +121,7 @@ def test_done_pieces_are_not_made_again(
 def test_calibration_is_not_repeated(
     tiny_llama: Path, text: Path, tmp_path: Path, uninterrupted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: object, **options: object) -> None:
         raise Stop
 
     with monkeypatch.context() as patched:
@@ -138,7 +138,7 @@ def test_calibration_is_not_repeated(
 def test_pieces_of_another_budget_are_not_taken_over(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: object, **options: object) -> None:
         raise Stop
 
     with monkeypatch.context() as patched:

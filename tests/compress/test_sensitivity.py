@@ -192,7 +192,7 @@ def test_a_model_that_cannot_run_from_disk_is_loaded_and_that_is_said(
     monkeypatch.setattr(sensitivity, "load_streamed_model", refuse)
     told = Told()
     assert calibrate(tiny_llama, None, 0, "cpu", told).importance
-    assert told.lines == ["calibration loads the whole model in float32, for it says no"]
+    assert told.lines == ["the whole model is loaded in float32, for it says no"]
 
 
 @pytest.mark.usefixtures("streamed_from_nothing")

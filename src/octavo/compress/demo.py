@@ -179,9 +179,13 @@ def _compress(
             _remove(model)
         # Calibrated once for all budgets; the notes stay in the demo's folder.
         known = remembered_sensitivity(
-            demo.reference, original, demo.reference, "fisher", None, demo.seed, "cpu", demo.progress
+            demo.reference, original, demo.reference, "fisher", None, demo.seed, "cpu", demo.progress, feedback=True
         )
-        done = compress(demo.reference, model, bits=bits, format=format, sensitivity=known, progress=demo.progress)
+        # A plain format is what it is elsewhere: rounded to nearest.
+        effort = "balanced" if format is None else "fast"
+        done = compress(
+            demo.reference, model, bits=bits, format=format, effort=effort, sensitivity=known, progress=demo.progress
+        )
         return {
             "file_bits": done.file_bits_per_weight,
             "resident_bits": done.resident_bits_per_weight,

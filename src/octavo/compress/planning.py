@@ -30,6 +30,9 @@ from octavo.formats.format import matrix_shape
 GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
 
+TRELLIS_FROM = 1 << 17
+"""Weights of a typical tensor from which on a trellis is worth the frequency tables of its second quantizer."""
+
 SAMPLE = 1 << 15
 """Weights of each tensor that candidate formats are tried on, or a 64th of it if that is more."""
 
@@ -159,12 +162,14 @@ def header_bits(selection: Selection, parts: int) -> int:
 
 def file_plan(subject: Subject, budget: int) -> Plan:
     """The best plan for a budget of stored bits: water-filled grids, unless something simpler should lose less."""
-    plan = water_filled_plan(subject, budget)
-    if budget > GRID_LIMIT * subject.selection.counted:
-        fixed = fixed_width_plan(subject, budget, "file")
-        if fixed.predicted_loss < plan.predicted_loss:
-            return fixed
-    return plan
+    if budget <= GRID_LIMIT * subject.selection.counted:
+        return water_filled_plan(subject, budget)
+    fixed = fixed_width_plan(subject, budget, "file")
+    try:
+        plan = water_filled_plan(subject, budget)
+    except BudgetError:  # small tensors, whose tables for so many indices are larger than their codes
+        return fixed
+    return min(plan, fixed, key=lambda found: found.predicted_loss)
 
 
 def water_filled_plan(subject: Subject, budget: int) -> Plan:
@@ -180,14 +185,15 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
         return Weighted(name, tensor.reshape(rows, columns).float().numpy(), separable_steps(importance, rows, columns))
 
     shapes = {name: selection.shapes[name] for name in selection.quantized}
+    states = subject.states if sum(map(prod, shapes.values())) >= TRELLIS_FROM * len(shapes) else 1
     left = budget - selection.kept_bits - header_bits(selection, 1)
     level = find_level(
         lambda work, description: subject.map(lambda name: work(weighted(name)), description),
         shapes,
         left,
-        subject.states,
+        states,
     )
-    trellis = f",states={subject.states}" if subject.states > 1 else ""
+    trellis = f",states={states}" if states > 1 else ""
     entries = tuple(
         PlanEntry(
             name,
@@ -203,7 +209,7 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
     if plan.predicted_loss <= plan.uniform_loss:
         return plan
     rate = left / sum(prod(shape) for shape in shapes.values())
-    trellis = f"(states={subject.states})" if subject.states > 1 else ""
+    trellis = f"(states={states})" if states > 1 else ""
     entries = tuple(
         replace(
             entry,

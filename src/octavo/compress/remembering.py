@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,7 @@ from octavo.base.errors import BudgetError, OutputError
 from octavo.base.progress import Progress
 from octavo.calibrate.text import default_text, read_text
 from octavo.checkpoints import Checkpoint
+from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.sensitivity import COUNT, LENGTH, UNSEEN, Sensitivity, calibrate
 from octavo.formats import Importance
 
@@ -31,22 +33,33 @@ def remembered_sensitivity(
     seed: int,
     device: str,
     progress: Progress,
+    feedback: bool = False,
 ) -> Sensitivity:
     """The sensitivity asked for, from the notes of an interrupted run to `out` where there are any.
+
+    With `feedback`, a sensitivity that comes of a text has the conditional importance of error feedback too.
 
     Raises:
         BudgetError: the kind of sensitivity is unknown.
         ModelError: see `calibrate`.
         OutputError: the notes cannot be written.
     """
+
+    def completed(known: Sensitivity) -> Sensitivity:
+        if not feedback:
+            return replace(known, conditional={}) if known.conditional else known
+        if known.conditional or not known.strengths:
+            return known
+        return with_conditional_importance(source, known, device, progress)
+
     if isinstance(sensitivity, Sensitivity):
-        return sensitivity
+        return completed(sensitivity)
     if sensitivity == "uniform":
         return Sensitivity({})
     if sensitivity != "fisher":
         raise BudgetError(f"unknown sensitivity {sensitivity!r}", "choose fisher or uniform")
     if out is None:
-        return calibrate(source, calibration, seed, device, progress)
+        return completed(calibrate(source, calibration, seed, device, progress))
     text = default_text() if calibration is None else read_text(Path(calibration))
     parts = [checkpoint.fingerprint, text, seed, LENGTH, COUNT, UNSEEN, device]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -55,7 +68,10 @@ def remembered_sensitivity(
     if known is None:
         known = calibrate(source, calibration, seed, device, progress)
         _write(path, key, known)
-    return known
+    whole = completed(known)
+    if len(whole.conditional) > len(known.conditional):
+        _write(path, key, whole)
+    return whole
 
 
 def notes_path(out: Path) -> Path:
@@ -86,9 +102,14 @@ def _read(path: Path, key: str) -> Sensitivity | None:
                 if part == "row"
             }
             strengths = {name: file.get_tensor(f"{name}/strength") for name, part in keys if part == "strength"}
+            conditional = {
+                name: Importance(found[name].row, file.get_tensor(f"{name}/conditional"))
+                for name, part in keys
+                if part == "conditional"
+            }
             sequences = file.get_tensor("calibration/sequences")
         unreached = tuple(json.loads(facts["unreached"]))
-        return Sensitivity(found, unreached, int(facts["tokens"]), sequences, strengths)
+        return Sensitivity(found, unreached, int(facts["tokens"]), sequences, strengths, conditional)
     except (OSError, SafetensorError, KeyError, ValueError):
         return None  # none, or cut short by a kill: calibrate again
 
@@ -99,6 +120,8 @@ def _write(path: Path, key: str, sensitivity: Sensitivity) -> None:
         tensors[f"{name}/row"], tensors[f"{name}/column"] = value.row.contiguous(), value.column.contiguous()
     for name, strength in sensitivity.strengths.items():
         tensors[f"{name}/strength"] = strength
+    for name, value in sensitivity.conditional.items():
+        tensors[f"{name}/conditional"] = value.column.contiguous()
     if sensitivity.sequences is not None:
         tensors["calibration/sequences"] = sensitivity.sequences.contiguous()
     facts = {"key": key, "unreached": json.dumps(sensitivity.unreached), "tokens": str(sensitivity.tokens)}

@@ -28,7 +28,6 @@ from octavo.compress.planning import (
 )
 from octavo.compress.remembering import forget, partial_path, remembered_sensitivity
 from octavo.compress.rounding.feedback_pass import FeedbackPass
-from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
 from octavo.formats import Format
@@ -83,9 +82,7 @@ def plan(
         Format.parse(format)
     preset = effort_of(effort)
     kind = preset.sensitivity if sensitivity is None else sensitivity
-    known = remembered_sensitivity(source, checkpoint, None, kind, calibration, seed, device, progress)
-    if preset.feedback and known.strengths:
-        known = with_conditional_importance(source, known, device, progress)
+    known = remembered_sensitivity(source, checkpoint, None, kind, calibration, seed, device, progress, preset.feedback)
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     return _plan(subject, bits, bytes, format, budget_of)
 
@@ -152,10 +149,8 @@ def compress(
     if out.exists() and not partial_path(out).exists():
         raise OutputError(f"{out} exists already", "remove it or choose another OUT")
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
-    known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress)
     feedback = preset.feedback if plan is None else any(entry.rounding == "feedback" for entry in plan.entries)
-    if feedback and known.strengths:
-        known = with_conditional_importance(source, known, device, progress)
+    known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress, feedback)
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = _checked(made, selection)

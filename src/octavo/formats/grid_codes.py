@@ -116,10 +116,12 @@ class Grid:
         # What fills up the last chunk costs nothing whichever way it is coded.
         scaled = np.pad(2 * scaled, ((0, spare), (0, 0)))
         context = np.pad(context, ((0, spare), (0, 0)), constant_values=scale_context.FINEST)
-        folded = [torch.from_numpy(_fold(part, height_)) for part in (scaled, context)]
+        scaled, context = (torch.from_numpy(_fold(part, height_)) for part in (scaled, context))
         costs = torch.from_numpy(_trellis_costs(self.thrift))
         backend = plain_backend(costs)
-        found = backend.trellis_values(backend.trellis_indices(*folded, costs, self.states), self.states).numpy()
+        found = backend.trellis_values(
+            backend.trellis_indices(scaled, context, costs, self.states), self.states
+        ).numpy()
         return found.reshape(height_, -1, weights.shape[1]).swapaxes(0, 1).reshape(-1, weights.shape[1])[:rows]
 
 

@@ -207,7 +207,7 @@ def rows(bench: Bench, section: str) -> Iterator[tuple[str, Row]]:
             for bits in (4.0, 3.0, 2.5, 2.0, 1.5):
                 yield f"octavo {effort}, {bits} bits stored", lambda b=bits, e=effort: bench.compressed(b, e)
     if section == "resident":
-        for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 3.0625, 3.0, 2.625, 2.0):
+        for bits in (4.0, 3.0, 2.5, 5.5, 4.5, 4.125, 3.4375, 3.0625, 2.625, 2.0):
             yield f"octavo, {bits} bits resident", lambda b=bits: bench.compressed(b, "balanced", "memory")
     if section == "free":
         for bits in (5.5, 4.5, 4.0, 3.0, 2.0):

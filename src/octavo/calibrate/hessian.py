@@ -33,11 +33,12 @@ def layerwise(
     replace: Replacement,
     *,
     done: Callable[[str], Tensor | None] = lambda name: None,
+    stepwise: bool = False,
 ) -> None:
     """Go through a model's layers, measuring H of every matrix in a layer, replacing it, and going on with the result.
 
-    All matrices of a layer are measured together, with what comes out of the layers before as they were replaced. At
-    any time there are the inputs of one layer for all sequences, and the second moments of one layer's matrices.
+    Matrices are measured on what comes out of the layers before as they were replaced. At any time there are the inputs
+    of one layer for all sequences, and the second moments of one layer's matrices.
 
     Args:
         model: a transformers model in evaluation mode; it is as before afterwards.
@@ -45,31 +46,60 @@ def layerwise(
         strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
         replace: told each matrix, in the order of use.
         done: values of a matrix that need not be measured any more, None for others.
+        stepwise: also within a layer, measure matrices only after those before them were replaced (those that share
+            their inputs together), which runs each layer several times; otherwise all matrices of a layer at once.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in strengths}
     owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in weights}
 
+    def put(name: str, values: Tensor) -> None:
+        owner, attribute = owners[name]
+        owner._parameters[attribute] = nn.Parameter(values.to(weights[name].dtype), requires_grad=False)
+
     def visit(layer: nn.Module, calls: Sequence[Call]) -> list[Any]:
         inside = {id(parameter) for parameter in layer.parameters()}
         here = {name: weight for name, weight in weights.items() if id(weight) in inside}
-        known = {name: values for name in here if (values := done(name)) is not None}
-        found = _measure(layer, calls, {n: w for n, w in here.items() if n not in known}, strengths)
-        for name, moments in found.items():
-            values = replace(name, here[name].detach(), moments)
-            if values is not None:
-                known[name] = values
-        for name, values in known.items():
-            owner, attribute = owners[name]
-            owner._parameters[attribute] = nn.Parameter(values.to(here[name].dtype), requires_grad=False)
         try:
+            for name in here:
+                if (values := done(name)) is not None:
+                    put(name, values)
+            left = {name: weight for name, weight in here.items() if _owned(owners[name]) is weight}
+            for group in _in_order(layer, calls[0], left) if stepwise and left else [left]:
+                for name, moments in _measure(layer, calls, group, strengths).items():
+                    values = replace(name, here[name].detach(), moments)
+                    if values is not None:
+                        put(name, values)
             return [layer(*call.args, **call.kwargs) for call in calls]
         finally:
-            for name in known:
+            for name, weight in here.items():
                 owner, attribute = owners[name]
-                owner._parameters[attribute] = here[name]
+                owner._parameters[attribute] = weight
 
     with torch.no_grad():
         in_lockstep(model, sequences, visit)
+
+
+def _owned(owner: tuple[nn.Module, str]) -> nn.Parameter | None:
+    return owner[0]._parameters[owner[1]]
+
+
+def _in_order(layer: nn.Module, call: Call, weights: Mapping[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
+    """The matrices of a layer in the order of use; those that share their inputs in one group."""
+    groups: list[dict[str, nn.Parameter]] = []
+    last: list[Tensor] = []
+
+    def note(use: Use) -> Tensor:
+        inputs = use.inputs()
+        if not last or inputs is not last[0]:
+            groups.append({})
+        # Held, so that no other tensor can come to lie where it did.
+        last[:] = [inputs]
+        groups[-1][use.name] = weights[use.name]
+        return use.outputs
+
+    with WeightUses(weights, note):
+        layer(*call.args, **call.kwargs)
+    return groups
 
 
 @dataclass(eq=False)

@@ -15,17 +15,19 @@ class Effort:
         sensitivity: "fisher" calibrates on a text, "uniform" needs none.
         states: of the trellis of water-filled grids; 1 rounds every weight by itself.
         feedback: whether rounding feeds errors back, layer by layer; needs a text.
+        stepwise: whether within a layer, too, inputs are measured after what comes before was rounded.
     """
 
     sensitivity: str
     states: int
     feedback: bool
+    stepwise: bool
 
 
 EFFORTS = {
-    "fast": Effort("uniform", 4, feedback=False),
-    "balanced": Effort("fisher", 8, feedback=True),
-    "best": Effort("fisher", 64, feedback=True),
+    "fast": Effort("uniform", states=64, feedback=False, stepwise=False),
+    "balanced": Effort("fisher", states=64, feedback=True, stepwise=False),
+    "best": Effort("fisher", states=64, feedback=True, stepwise=True),
 }
 
 

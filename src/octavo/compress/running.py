@@ -155,7 +155,7 @@ def compress(
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = _checked(made, selection)
     for _ in range(4):
-        result = _carry_out(subject, made, out, request, start, source, device)
+        result = _carry_out(subject, made, out, request, start, source, device, preset.stepwise)
         if isinstance(result, CompressionResult):
             forget(out)
             return result
@@ -184,7 +184,14 @@ def _checked(plan: Plan, selection: Selection) -> Plan:
 
 
 def _carry_out(
-    subject: Subject, plan: Plan, out: Path, request: str, start: float, source: str | Path, device: str
+    subject: Subject,
+    plan: Plan,
+    out: Path,
+    request: str,
+    start: float,
+    source: str | Path,
+    device: str,
+    stepwise: bool,
 ) -> CompressionResult | Plan:
     """Write the model; a coarser plan instead where the file came out larger than its budget."""
     checkpoint = subject.checkpoint
@@ -216,7 +223,7 @@ def _carry_out(
                 writer.write(name, {"": checkpoint.read(name)})
         if fed_back and not writer.finished:
             budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
-            made = FeedbackPass(plan, writer, subject, budget).run(source, device)
+            made = FeedbackPass(plan, writer, subject, budget, stepwise).run(source, device)
             formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
         else:
             made = plan

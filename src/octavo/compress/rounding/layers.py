@@ -48,6 +48,7 @@ def round_layers(
     progress: Progress,
     rounded: Rounded,
     done: Callable[[str], Tensor | None],
+    stepwise: bool,
 ) -> None:
     """Round every matrix of a layer to which errors are fed back, and go on with what it became.
 
@@ -58,12 +59,13 @@ def round_layers(
         progress: told how far it is.
         rounded: called for each tensor, by the checkpoint's name.
         done: values of a tensor that is rounded already, else None.
+        stepwise: see `layerwise`.
     """
 
     def replaced(name: str, values: Tensor, elimination: Elimination) -> Tensor | None:
         return rounded(name, values, elimination) if name in known.conditional else None
 
-    _through_layers(source, known, device, progress, "rounding layers", replaced, done)
+    _through_layers(source, known, device, progress, "rounding layers", replaced, done, stepwise)
 
 
 def quantize_with_feedback(
@@ -86,6 +88,7 @@ def _through_layers(
     description: str,
     act: Callable[[str, Tensor, Elimination], Tensor | None],
     done: Callable[[str], Tensor | None] = lambda name: None,
+    stepwise: bool = False,
 ) -> None:
     sequences = known.sequences
     assert sequences is not None
@@ -108,7 +111,7 @@ def _through_layers(
                 next(bar, None)
             return values
 
-        layerwise(model, sequences, strengths, replaced, done=known_already)
+        layerwise(model, sequences, strengths, replaced, done=known_already, stepwise=stepwise)
         for _ in bar:
             pass
 

@@ -39,7 +39,7 @@ TOLERANCE = 0.004
 PASSES = 6
 """Exact counts at most; two do for all but the tiniest models, whose bits jump with the step."""
 
-SAMPLES = 1 << 24
+SAMPLES = 1 << 22
 """Weights that the sample of a whole model has at most."""
 
 NORMAL_ENTROPY = 2.0471

@@ -12,6 +12,8 @@ optimal); arXiv 2603.04956 (unequal steps).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +89,23 @@ def feed_back(
         rounder: its format, settled.
         elimination: of its inputs.
     """
-    left = weights.detach().float().clone()
+    with _one_thread():
+        return _fed_back(weights.detach().float(), rounder, elimination)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A column is too little work to share: waking a second thread takes longer than doing it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination) -> Tensor:
+    left = plain.clone()
     changed, upper = torch.empty_like(left), elimination.upper
     columns, run = left.shape[1], rounder.together
     block = max(1, BLOCK // run) * run
@@ -109,7 +127,6 @@ def feed_back(
                 here[:, stop - first :].addmm_(scaled, upper[start:stop, stop:last], alpha=-1)
         if last < columns:
             left[:, last:].addmm_(errors, upper[first:last, last:], alpha=-1)
-    plain = weights.detach().float()
     nearest = rounder.round(slice(0, columns), plain)
     return changed if cost(rounded - plain, elimination) <= cost(nearest - plain, elimination) else plain
 

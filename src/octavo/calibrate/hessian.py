@@ -60,15 +60,18 @@ def layerwise(
         inside = {id(parameter) for parameter in layer.parameters()}
         here = {name: weight for name, weight in weights.items() if id(weight) in inside}
         try:
-            for name in here:
-                if (values := done(name)) is not None:
-                    put(name, values)
-            left = {name: weight for name, weight in here.items() if _owned(owners[name]) is weight}
+            known = {name: values for name in here if (values := done(name)) is not None}
+            left = {name: weight for name, weight in here.items() if name not in known}
+            # The rest of a layer must be measured as it was by the run that an interruption cut short.
+            if stepwise:
+                _put_all(known, put)
             for group in _in_order(layer, calls[0], left) if stepwise and left else [left]:
                 for name, moments in _measure(layer, calls, group, strengths).items():
                     values = replace(name, here[name].detach(), moments)
                     if values is not None:
                         put(name, values)
+            if not stepwise:
+                _put_all(known, put)
             return [layer(*call.args, **call.kwargs) for call in calls]
         finally:
             for name, weight in here.items():
@@ -79,8 +82,9 @@ def layerwise(
         in_lockstep(model, sequences, visit)
 
 
-def _owned(owner: tuple[nn.Module, str]) -> nn.Parameter | None:
-    return owner[0]._parameters[owner[1]]
+def _put_all(known: Mapping[str, Tensor], put: Callable[[str, Tensor], None]) -> None:
+    for name, values in known.items():
+        put(name, values)
 
 
 def _in_order(layer: nn.Module, call: Call, weights: Mapping[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:

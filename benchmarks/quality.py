@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import octavo
+from keeping import measure_missing, read_results
 from octavo.base.progress import SILENT
 from octavo.checkpoints import open_checkpoint
 from octavo.compress import Plan
@@ -39,7 +39,7 @@ from octavo.compress.planning import Subject, default_jobs, fixed_format_plan
 from octavo.compress.selection import select
 from octavo.compress.sensitivity import Sensitivity, measure
 from octavo.formats import Format
-from octavo.formats.tensor import QuantizedTensor
+from octavo.hub.stored import open_stored
 from octavo.measure.divergence import SequenceDivergence, compare, summarize
 from octavo.models import load_language_model
 from octavo.models.permute import write_permuted_reference
@@ -151,14 +151,13 @@ class Bench:
                 include=LINEARS,
                 exclude=NORMS,
             )
-            written = open_checkpoint(result.out)
+            written = open_stored(result.out)
             total = 0
-            for entry in result.plan.entries:
-                names = [name for name in written.names if name.startswith(f"{entry.name}.")]
-                parts = {name.removeprefix(f"{entry.name}."): written.read(name) for name in names}
-                found = QuantizedTensor(Format.parse(entry.format), entry.shape, parts)
+            for name in written.entries:
+                found = written.quantized(name)
+                assert found is not None
                 total += found.stored_bits
-                self.linears[entry.name].weight.data.copy_(found.dequantize())
+                self.linears[name].weight.data.copy_(found.dequantize())
         return total / self.numel
 
     def plain(self, text: str) -> float:
@@ -281,18 +280,22 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure rows that have a result already")
     parser.add_argument("--table", action="store_true", help="print what is known and measure nothing")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     console = Console(width=120)
     if not options.table:
         bench = Bench(options.calibration, options.evaluation)
-        for section in options.section or SECTIONS:
-            for name, row in rows(bench, section):
-                if (name in results and not options.again) or (options.only and options.only not in name):
-                    continue
-                results[name] = bench.result(row)
-                console.print(f"{name}: {results[name]['bits']:.3f} bits, KL {results[name]['kl']:.4f}")
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        chosen = (
+            (name, partial(bench.result, row))
+            for section in options.section or SECTIONS
+            for name, row in rows(bench, section)
+            if not options.only or options.only in name
+        )
+        measure_missing(
+            RESULTS,
+            chosen,
+            options.again,
+            lambda name, r: console.print(f"{name}: {r['bits']:.3f} bits, KL {r['kl']:.4f}"),
+        )
+    results = read_results(RESULTS)
     console.print(table(results))
     console.print(claim(results))
 

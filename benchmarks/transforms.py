@@ -17,14 +17,15 @@ Results are kept in benchmarks/results/transforms.json and measured again only w
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from keeping import measure_missing, read_results
 from octavo.measure.divergence import compare, summarize
 from octavo.models import load_language_model
 from octavo.models.permute import write_permuted_reference
@@ -136,19 +137,22 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure rows that have a result already")
     parser.add_argument("--table", action="store_true", help="print what is known and measure nothing")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     console = Console(width=120)
     if not options.table:
         bench = Bench(options.evaluation)
-        for name in (*FIXED, *LEARNED):
-            key = f"{name}, W4A4" if options.activations == "mxfp4" else f"{name}, {options.activations}"
-            if (key in results and not options.again) or (options.only and options.only not in name):
-                continue
-            results[key] = bench.row(name, options.activations, options.steps, options.minutes)
-            console.print(f"{key}: KL {results[key]['kl']:.4f} ± {results[key]['kl_error']:.4f}")
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    console.print(table(results))
+        label = "W4A4" if options.activations == "mxfp4" else options.activations
+        chosen = (
+            (f"{name}, {label}", partial(bench.row, name, options.activations, options.steps, options.minutes))
+            for name in (*FIXED, *LEARNED)
+            if not options.only or options.only in name
+        )
+        measure_missing(
+            RESULTS,
+            chosen,
+            options.again,
+            lambda name, r: console.print(f"{name}: KL {r['kl']:.4f} ± {r['kl_error']:.4f}"),
+        )
+    console.print(table(read_results(RESULTS)))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,6 @@ from octavo.compress import Plan, compress, plan
 from octavo.compress.rounding.steering import Steering
 from octavo.models import load_language_model
 
-TEXT = "How the columns to come make up for those before is what this text is about, in words and in numbers. "
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"{number} {TEXT}" for number in range(700)))
-    return path
-
 
 def test_linear_layers_are_rounded_with_feedback_and_the_budget_holds(
     tiny_llama: Path, text: Path, tmp_path: Path

@@ -15,8 +15,6 @@ from octavo.checkpoints import CheckpointWriter
 from octavo.compress import compress
 from octavo.compress.remembering import notes_path, partial_path
 
-TEXT = "Folded once it is a folio, folded twice a quarto, folded three times an octavo; it is one sheet all the time. "
-
 # Every piece is followed by a pause, so that the kill falls between the pieces it is meant for.
 PROGRAM = """
 import signal, sys, time
@@ -41,13 +39,6 @@ except KeyboardInterrupt:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"{number} {TEXT}" for number in range(700)))
-    return path
 
 
 @pytest.fixture(scope="module")

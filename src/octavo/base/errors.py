@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class OctavoError(Exception):
     """A mistake or obstacle the user can act on; the command line prints it as one line and exits with 2.
@@ -35,3 +38,12 @@ class OutputError(OctavoError):
 
 class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Within, an error names what it is about, for instance a tensor."""
+    try:
+        yield
+    except OctavoError as error:
+        raise type(error)(f"{name}: {error.problem}", error.remedy) from error

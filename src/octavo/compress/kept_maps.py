@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from octavo.base.errors import OutputError
+from octavo.compress.notes import read_note, write_note
 from octavo.transforms.student import LearnedMaps
 
 
@@ -25,14 +21,13 @@ def forget_maps(out: Path) -> None:
 
 def read_maps(out: Path, request: str, maps: LearnedMaps) -> bool:
     """Fill `maps` with those of an interrupted run that was asked for the same; whether there are any."""
+    note = read_note(maps_path(out), _key(request))
+    if note is None:
+        return False
     try:
-        with safe_open(maps_path(out), framework="pt") as file:
-            if (file.metadata() or {}).get("key") != _key(request):
-                return False
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        maps.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError):
-        return False  # none, or cut short by a kill: learn again
+        maps.load_state_dict(note[0])
+    except RuntimeError:
+        return False  # of other maps: learn again
     return True
 
 
@@ -42,16 +37,7 @@ def write_maps(out: Path, request: str, maps: LearnedMaps) -> None:
     Raises:
         OutputError: they cannot be written.
     """
-    path = maps_path(out)
-    unfinished = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in maps.state_dict().items()}
-        save_file(state, unfinished, metadata={"key": _key(request)})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(f"cannot write beside {out} ({error})", "free some space or choose another OUT") from error
+    write_note(maps_path(out), _key(request), maps.state_dict())
 
 
 def _key(request: str) -> str:

@@ -69,6 +69,11 @@ class Plan:
         return sum(entry.predicted_loss for entry in self.entries)
 
     @property
+    def fed_back(self) -> frozenset[str]:
+        """The tensors to which errors are fed back."""
+        return frozenset(entry.name for entry in self.entries if entry.rounding == "feedback")
+
+    @property
     def file_bits(self) -> float:
         """Expected bits per weight in the file, over all counted weights."""
         return (self.kept_bits + sum(e.file_bits * prod(e.shape) for e in self.entries)) / self.counted

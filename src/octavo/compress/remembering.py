@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from octavo.base.errors import BudgetError, OutputError
+from octavo.base.errors import BudgetError
 from octavo.base.progress import Progress
 from octavo.calibrate.text import default_text, read_text
 from octavo.checkpoints import Checkpoint
+from octavo.compress.notes import read_note, write_note
 from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.sensitivity import COUNT, LENGTH, UNSEEN, Sensitivity, calibrate
 from octavo.formats import Importance
@@ -90,48 +89,38 @@ def partial_path(out: Path) -> Path:
 
 
 def _read(path: Path, key: str) -> Sensitivity | None:
+    note = read_note(path, key)
+    if note is None:
+        return None
+    tensors, facts = note
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("key") != key:
-                return None
-            keys = [name.rsplit("/", 1) for name in file.keys()]  # noqa: SIM118 (not a mapping)
-            found = {
-                name: Importance(file.get_tensor(f"{name}/row"), file.get_tensor(f"{name}/column"))
-                for name, part in keys
-                if part == "row"
-            }
-            strengths = {name: file.get_tensor(f"{name}/strength") for name, part in keys if part == "strength"}
-            conditional = {
-                name: Importance(found[name].row, file.get_tensor(f"{name}/conditional"))
-                for name, part in keys
-                if part == "conditional"
-            }
-            sequences = file.get_tensor("calibration/sequences")
-        unreached = tuple(json.loads(facts["unreached"]))
-        return Sensitivity(found, unreached, int(facts["tokens"]), sequences, strengths, conditional)
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None  # none, or cut short by a kill: calibrate again
+        parts: dict[str, dict[str, Tensor]] = {
+            "row": {},
+            "column": {},
+            "strength": {},
+            "conditional": {},
+            "sequences": {},
+        }
+        for entry, tensor in tensors.items():
+            name, part = entry.rsplit("/", 1)
+            parts[part][name] = tensor
+        found = {name: Importance(row, parts["column"][name]) for name, row in parts["row"].items()}
+        conditional = {name: Importance(found[name].row, column) for name, column in parts["conditional"].items()}
+        unreached, tokens = tuple(json.loads(facts["unreached"])), int(facts["tokens"])
+        return Sensitivity(found, unreached, tokens, parts["sequences"]["calibration"], parts["strength"], conditional)
+    except (KeyError, ValueError):
+        return None  # noted by another release: calibrate again
 
 
 def _write(path: Path, key: str, sensitivity: Sensitivity) -> None:
     tensors = {}
     for name, value in sensitivity.importance.items():
-        tensors[f"{name}/row"], tensors[f"{name}/column"] = value.row.contiguous(), value.column.contiguous()
+        tensors[f"{name}/row"], tensors[f"{name}/column"] = value.row, value.column
     for name, strength in sensitivity.strengths.items():
         tensors[f"{name}/strength"] = strength
     for name, value in sensitivity.conditional.items():
-        tensors[f"{name}/conditional"] = value.column.contiguous()
+        tensors[f"{name}/conditional"] = value.column
     if sensitivity.sequences is not None:
-        tensors["calibration/sequences"] = sensitivity.sequences.contiguous()
-    facts = {"key": key, "unreached": json.dumps(sensitivity.unreached), "tokens": str(sensitivity.tokens)}
-    unfinished = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata=facts)
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write beside {path.parent} ({error})", "free some space or choose another OUT"
-        ) from error
+        tensors["calibration/sequences"] = sensitivity.sequences
+    facts = {"unreached": json.dumps(sensitivity.unreached), "tokens": str(sensitivity.tokens)}
+    write_note(path, key, tensors, facts)

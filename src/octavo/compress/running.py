@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from octavo.base.errors import BudgetError, OctavoError, OutputError
+from octavo.base.errors import BudgetError, OutputError, about
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter, open_checkpoint
 from octavo.compress.effort import effort_of
@@ -149,7 +149,7 @@ def compress(
     if out.exists() and not partial_path(out).exists():
         raise OutputError(f"{out} exists already", "remove it or choose another OUT")
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
-    feedback = preset.feedback if plan is None else any(entry.rounding == "feedback" for entry in plan.entries)
+    feedback = preset.feedback if plan is None else bool(plan.fed_back)
     known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress, feedback)
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
@@ -196,8 +196,7 @@ def _carry_out(
     """Write the model; a coarser plan instead where the file came out larger than its budget."""
     checkpoint = subject.checkpoint
     formats = {entry.name: Format.parse(entry.format) for entry in plan.entries}
-    fed_back = {entry.name for entry in plan.entries if entry.rounding == "feedback"}
-    if missing := sorted(fed_back - subject.sensitivity.conditional.keys()):
+    if missing := sorted(plan.fed_back - subject.sensitivity.conditional.keys()):
         raise BudgetError(
             f"no errors can be fed back in {missing[0]}, whose inputs no text has shown",
             "calibrate on a text, or write the rounding nearest into the plan",
@@ -210,18 +209,16 @@ def _carry_out(
             if writer.done(name):
                 return name, {}
             tensor, importance = plain.read(name)
-            try:
+            with about(name):
                 return name, dict(formats[name].quantize(tensor, importance).parts)
-            except OctavoError as error:
-                raise type(error)(f"{name}: {error.problem}", error.remedy) from error
 
-        for name, parts in subject.map(quantize, "quantizing", [name for name in formats if name not in fed_back]):
+        for name, parts in subject.map(quantize, "quantizing", [name for name in formats if name not in plan.fed_back]):
             if parts:
                 writer.write(name, parts)
         for name in checkpoint.names:
             if name not in formats and not writer.done(name):
                 writer.write(name, {"": checkpoint.read(name)})
-        if fed_back and not writer.finished:
+        if plan.fed_back and not writer.finished:
             budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
             made = FeedbackPass(plan, writer, subject, budget, stepwise).run(source, device)
             formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
@@ -249,19 +246,21 @@ def _carry_out(
 def _left(plan: Plan, writer: CheckpointWriter, subject: Subject) -> float:
     """Bits that the tensors of a feedback pass may take, a reserve taken off for their part of the header."""
     reserve = header_bits(subject.selection, 1)
-    excluded = sum(8 * subject.checkpoint.entry(name).nbytes for name in subject.selection.excluded)
-    fed_back = {entry.name for entry in plan.entries if entry.rounding == "feedback"}
-    known = sum(8 * writer.size(name) for name in writer.names if name not in fed_back)
+    known = sum(8 * writer.size(name) for name in writer.names if name not in plan.fed_back)
     assert plan.budget is not None
-    return plan.budget + excluded - known - reserve
+    return plan.budget + 8 * _excluded(subject) - known - reserve
 
 
 def _excess(plan: Plan, writer: CheckpointWriter, subject: Subject) -> int:
     """Bits above the budget."""
     if plan.budget is None or plan.budget_of != "file" or writer.finished:
         return 0
-    excluded = sum(8 * subject.checkpoint.entry(name).nbytes for name in subject.selection.excluded)
-    return 8 * writer.nbytes - excluded - plan.budget
+    return 8 * (writer.nbytes - _excluded(subject)) - plan.budget
+
+
+def _excluded(subject: Subject) -> int:
+    """Bytes of what the user took out of the count."""
+    return sum(subject.checkpoint.entry(name).nbytes for name in subject.selection.excluded)
 
 
 def _coarser(plan: Plan, excess: int) -> Plan:
@@ -273,12 +272,11 @@ def _coarser(plan: Plan, excess: int) -> Plan:
 
 def _result(subject: Subject, plan: Plan, out: Path, start: float) -> CompressionResult:
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    excluded = sum(subject.checkpoint.entry(name).nbytes for name in subject.selection.excluded)
     resident = plan.kept_bits + sum(entry.resident_bits * prod(entry.shape) for entry in plan.entries)
     return CompressionResult(
         plan,
         out,
-        8 * (size - excluded) / plan.counted,
+        8 * (size - _excluded(subject)) / plan.counted,
         resident / plan.counted,
         size,
         time.monotonic() - start,

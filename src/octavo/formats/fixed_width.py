@@ -80,11 +80,9 @@ class FixedRounder:
         matrix = _matrix(weights)
         apart = {}
         if self.outliers is not None:
-            flat = matrix.flatten().clone()
             apart["outlier_index"] = outliers.encode_index(self.outliers, matrix.numel())
-            apart["outlier_value"] = flat[self.outliers].to(torch.bfloat16)
-            flat[self.outliers] = 0
-            matrix = flat.view_as(matrix)
+            apart["outlier_value"] = matrix.view(-1)[self.outliers].to(torch.bfloat16)
+            matrix = _without(matrix, self.outliers)
         run = self.format.scaling.run(matrix.shape[1])
         codes = kernels.quantize_pack(matrix, self._scales, self.codebook, run)
         return QuantizedTensor(self.format, tuple(weights.shape), {"codes": codes, **self.parts, **apart})
@@ -107,13 +105,18 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
     if count:
         block_statistic(matrix, Scaling("channel", "absmax", "fp32"))  # refuses NaN before it is taken for large
         where = outliers.largest(matrix, count, importance)
-        flat = matrix.flatten().clone()
-        flat[where] = 0
-        matrix = flat.view_as(matrix)
+        matrix = _without(matrix, where)
     parts, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
     if element.stored:
         parts["codebook"] = codebook
     return FixedRounder(format, (matrix.shape[0], matrix.shape[1]), parts, codebook, where)
+
+
+def _without(matrix: Float[Tensor, "rows columns"], where: Int64[Tensor, " outliers"]) -> Tensor:
+    """A copy with zeros at flat positions."""
+    left = matrix.clone()
+    left.view(-1)[where] = 0
+    return left
 
 
 def _matrix(weights: Float[Tensor, "..."]) -> Float[Tensor, "rows columns"]:

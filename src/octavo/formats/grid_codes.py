@@ -84,16 +84,21 @@ class Grid:
         for first in range(0, rows, size):
             yield slice(first, min(first + size, rows))
 
-    def indices(self, weights: NDArray[np.float32], rows: slice, columns: slice = slice(None)) -> Indices:
-        """The indices of some columns of a chunk.
+    def _scaled(
+        self, weights: NDArray[np.float32], rows: slice, columns: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Weights in steps, and their finest contexts."""
+        scaled = weights * self.steps.row_inverse[rows, None] * self.steps.column_inverse[None, columns]
+        return scaled, scale_context.contexts(self.row_scale[rows], self.column_scale[columns])
+
+    def indices(self, weights: NDArray[np.float32], rows: slice) -> Indices:
+        """The indices of a chunk.
 
         Args:
-            weights: of these rows and columns.
+            weights: of these rows.
             rows: one of `chunks`.
-            columns: which columns.
         """
-        scaled = weights * self.steps.row_inverse[rows, None] * self.steps.column_inverse[None, columns]
-        context = scale_context.contexts(self.row_scale[rows], self.column_scale[columns])
+        scaled, context = self._scaled(weights, rows, slice(None))
         if self.states == 1:
             return Indices(_rounded(scaled, context, self.thrift), np.zeros_like(context), context, scaled)
         costs = torch.from_numpy(_trellis_costs(self.thrift))
@@ -107,22 +112,21 @@ class Grid:
         Called for one column after the other, where every microsecond counts: all chunks go through the trellis side
         by side, and nothing is checked again.
         """
-        rows, height_ = len(self.row_scale), height(len(self.column_scale))
-        scaled = weights * self.steps.row_inverse[:, None] * self.steps.column_inverse[None, columns]
-        context = scale_context.contexts(self.row_scale, self.column_scale[columns])
+        rows, chunk = len(self.row_scale), height(len(self.column_scale))
+        scaled, context = self._scaled(weights, slice(None), columns)
         if self.states == 1:
             return _rounded(scaled, context, self.thrift)
-        spare = -rows % height_
+        spare = -rows % chunk
         # What fills up the last chunk costs nothing whichever way it is coded.
         scaled = np.pad(2 * scaled, ((0, spare), (0, 0)))
         context = np.pad(context, ((0, spare), (0, 0)), constant_values=scale_context.FINEST)
-        scaled, context = (torch.from_numpy(_fold(part, height_)) for part in (scaled, context))
+        scaled, context = (torch.from_numpy(_fold(part, chunk)) for part in (scaled, context))
         costs = torch.from_numpy(_trellis_costs(self.thrift))
         backend = plain_backend(costs)
         found = backend.trellis_values(
             backend.trellis_indices(scaled, context, costs, self.states), self.states
         ).numpy()
-        return found.reshape(height_, -1, weights.shape[1]).swapaxes(0, 1).reshape(-1, weights.shape[1])[:rows]
+        return found.reshape(chunk, -1, weights.shape[1]).swapaxes(0, 1).reshape(-1, weights.shape[1])[:rows]
 
 
 def _fold(column: NDArray[Any], height: int) -> NDArray[Any]:

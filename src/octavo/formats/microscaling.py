@@ -33,7 +33,9 @@ from octavo.kernels import pack, unpack
 if TYPE_CHECKING:
     from octavo.formats.format import Format
 
-_E8M0_BIAS = 127
+E8M0_BIAS = 127
+"""What E8M0 stores more than the exponent that it means."""
+
 _NVFP4_SMALLEST = 2.0**-6  # the scale's smallest normal number, below which torchao and cuBLAS do not go
 _NATIVE = {(4, 3): torch.float8_e4m3fn, (5, 2): torch.float8_e5m2}
 
@@ -82,7 +84,7 @@ class Microscaling:
 
     def span(self, statistic: str, block: int | None) -> float:
         """The power of two onto whose octave the block's maximum falls (NVFP4: the largest element)."""
-        return self.largest if self.two_level else 2.0 ** self._top_exponent()
+        return self.largest if self.two_level else 2.0**self.top_exponent
 
     def codebook(self, statistic: str, block: int | None) -> Float[Tensor, " values"]:
         """All values, sorted; one fewer than `levels` or less, because codes repeat zero or are no number."""
@@ -103,7 +105,9 @@ class Microscaling:
         values = Floating(self.exponent, self.mantissa).values()
         return values[len(values) // 2 :]
 
-    def _top_exponent(self) -> int:
+    @property
+    def top_exponent(self) -> int:
+        """Exponent of the element's largest power of two."""
         return int(torch.frexp(torch.tensor(self.largest)).exponent) - 1
 
     def _thresholds(self) -> Tensor:
@@ -150,8 +154,8 @@ class Microscaling:
             level = level.clamp_min(torch.finfo(torch.float32).smallest_normal)
             scales = (absmax / self.largest / level).clamp(_NVFP4_SMALLEST, 448.0)
             return {"scales": scales.to(torch.float8_e4m3fn), "scale": level}
-        power = (absmax.contiguous().view(torch.int32) >> 23) - _E8M0_BIAS - self._top_exponent()
-        stored = (power.clamp(-_E8M0_BIAS, _E8M0_BIAS) + _E8M0_BIAS).to(torch.uint8)
+        power = (absmax.contiguous().view(torch.int32) >> 23) - E8M0_BIAS - self.top_exponent
+        stored = (power.clamp(-E8M0_BIAS, E8M0_BIAS) + E8M0_BIAS).to(torch.uint8)
         return {"scales": stored.view(torch.float8_e8m0fnu)}
 
 

@@ -21,12 +21,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats.microscaling import MICROSCALING, Microscaling
+from octavo.formats.microscaling import E8M0_BIAS, MICROSCALING, Microscaling
 
 ScaleRule = Literal["floor", "ceil"]
 SCALE_RULES: tuple[ScaleRule, ...] = ("floor", "ceil")
 
-_BIAS = 127
 _SMALLEST = 2.0**-126
 
 
@@ -102,11 +101,11 @@ def _rounded(values: Tensor, element: Microscaling, scale: ScaleRule) -> Tensor:
 
 def _scales(top: Float32[Tensor, "*rows 1"], element: Microscaling, scale: ScaleRule) -> Float32[Tensor, "*rows 1"]:
     if scale == "floor":
-        power = (top.view(torch.int32) >> 23) - _BIAS - _exponent(element.largest)
+        power = (top.view(torch.int32) >> 23) - E8M0_BIAS - element.top_exponent
     else:
         fraction, power = torch.frexp((top / element.largest).clamp_min(_SMALLEST))
         power = power - (fraction == 0.5).int()
-    return power.clamp(-_BIAS, _BIAS).add_(_BIAS).to(torch.uint8).view(torch.float8_e8m0fnu).float()
+    return power.clamp(-E8M0_BIAS, E8M0_BIAS).add_(E8M0_BIAS).to(torch.uint8).view(torch.float8_e8m0fnu).float()
 
 
 def round_elements(scaled: Float32[Tensor, "*rows"], element: Microscaling) -> Float32[Tensor, "*rows"]:
@@ -116,10 +115,6 @@ def round_elements(scaled: Float32[Tensor, "*rows"], element: Microscaling) -> F
         return (scaled / step).round_().mul_(step).clamp_(-element.largest, element.largest)
     lowest = 2 - 2 ** (element.exponent - 1)
     # Within an octave elements lie evenly; below the lowest as in it.
-    octave = ((scaled.view(torch.int32) >> 23) & 0xFF).clamp_min_(lowest + _BIAS)
+    octave = ((scaled.view(torch.int32) >> 23) & 0xFF).clamp_min_(lowest + E8M0_BIAS)
     step = ((octave - element.mantissa) << 23).view(torch.float32)
     return (scaled / step).round_().mul_(step).clamp_(-element.largest, element.largest)
-
-
-def _exponent(number: float) -> int:
-    return int(torch.frexp(torch.tensor(number)).exponent) - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from octavo.base.errors import OctavoError
+from octavo.base.errors import about
 from octavo.checkpoints import CheckpointWriter
 from octavo.compress.plan import Plan, PlanEntry
 from octavo.compress.planning import Subject
@@ -43,18 +43,15 @@ class FeedbackPass:
 
     def run(self, source: str | Path, device: str) -> Plan:
         """Write the tensors; the plan with the formats and sizes that they came to."""
-        entries = {entry.name: entry for entry in self.plan.entries if entry.rounding == "feedback"}
+        entries = {entry.name: entry for entry in self.plan.entries if entry.name in self.plan.fed_back}
         steering = self._steering(entries)
         for name in entries:
             if self.writer.done(name):
                 steering.took(name, 8 * self.writer.size(name))
 
         def rounded(name: str, weights: Tensor, elimination: Elimination) -> Tensor:
-            entry = entries[name]
-            try:
-                format, quantized = self._fitted(entry, weights, elimination, steering)
-            except OctavoError as error:
-                raise type(error)(f"{name}: {error.problem}", error.remedy) from error
+            with about(name):
+                format, quantized = self._fitted(entries[name], weights, elimination, steering)
             steering.took(name, quantized.stored_bits)
             self.writer.write(name, quantized.parts, note=str(format))
             return quantized.dequantize()

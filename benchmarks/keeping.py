@@ -1,0 +1,35 @@
+"""Results of a benchmark, kept in a JSON file and measured again only where they are missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Result = dict[str, float]
+Row = tuple[str, Callable[[], Result]]
+"""A result's name, and what measures it."""
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    """What is known already."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measure_missing(path: Path, rows: Iterable[Row], again: bool, said: Callable[[str, Result], None]) -> None:
+    """Measure the rows that have no result, or all of them `again`, and keep each as soon as it is there.
+
+    Args:
+        path: the file.
+        rows: what to measure.
+        again: whether known results are measured again.
+        said: told each new result.
+    """
+    results = read_results(path)
+    for name, measure in rows:
+        if name in results and not again:
+            continue
+        results[name] = measure()
+        said(name, results[name])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.base.errors import ModelError
-from octavo.compress.rounding.error_feedback import cost, eliminate, feed_back
+from octavo.compress.rounding.error_feedback import by_energy, cost, eliminate, feed_back
 from octavo.formats import Importance, parse
 
 FORMATS = (
@@ -36,27 +36,46 @@ def weights(rows: int, columns: int, seed: int) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(1000 + seed)) * 0.02
 
 
-def brute_force(matrix: Tensor, rounder, moments: Tensor) -> Tensor:
+def brute_force(matrix: Tensor, rounder, moments: Tensor, order: Tensor) -> Tensor:
     """After each column, the best of all changes of the columns that are left, by solving for it."""
     wide, changed = matrix.double(), matrix.double().clone()
     error = torch.zeros_like(wide)
-    for j in range(matrix.shape[1]):
-        done, left = slice(0, j), slice(j, None)
-        if j:
-            best = -torch.linalg.solve(moments[left, left], moments[left, done] @ error[:, done].T).T
-            changed[:, j] = wide[:, j] + best[:, 0]
-        now = slice(j, j + 1)
+    for place, column in enumerate(order.tolist()):
+        done, left = order[:place], order[place:]
+        if place:
+            best = -torch.linalg.solve(moments[left][:, left], moments[left][:, done] @ error[:, done].T).T
+            changed[:, column] = wide[:, column] + best[:, 0]
+        now = slice(column, column + 1)
         error[:, now] = rounder.round(now, changed[:, now].float().contiguous()).double() - wide[:, now]
     return changed.float()
 
 
 @pytest.mark.parametrize("text", FORMATS[:4])
-def test_feedback_is_the_best_change_of_the_columns_that_are_left(text: str) -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+def test_feedback_is_the_best_change_of_the_columns_that_are_left(text: str, ordered: bool) -> None:
     matrix, moments = weights(9, 24, 0), correlated(24, 0)
     rounder = parse(text).settle(matrix)
-    elimination = eliminate(moments)
-    expected = brute_force(matrix, rounder, elimination.moments.double())
+    elimination = eliminate(moments, order=by_energy(moments) if ordered else None)
+    expected = brute_force(matrix, rounder, elimination.moments.double(), elimination.order)
     torch.testing.assert_close(feed_back(matrix, rounder, elimination), expected, rtol=1e-3, atol=2e-5)
+
+
+def test_blocks_change_nothing_but_speed() -> None:
+    matrix, elimination = weights(9, 40, 0), eliminate(correlated(40, 0))
+    rounder = parse("int@3 b16 absmax:bf16").settle(matrix)
+    one, other = (feed_back(matrix, rounder, elimination, block) for block in (7, 40))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [1, 4])
+def test_the_strongest_inputs_come_first_and_runs_stay_together(run: int) -> None:
+    moments = torch.diag(torch.rand(18, generator=torch.Generator().manual_seed(0)))
+    order = by_energy(moments, run)
+    assert sorted(order.tolist()) == list(range(18))
+    runs = order[: 18 // run * run].view(-1, run)
+    assert bool((runs == runs[:, :1] // run * run + torch.arange(run)).all())
+    energy = moments.diagonal()[runs].sum(1)
+    assert bool((energy.diff() <= 0).all())
 
 
 @settings(max_examples=20, deadline=None)
@@ -83,7 +102,7 @@ def test_what_a_column_costs_is_its_conditional_importance() -> None:
 
 def test_conditional_importance_has_the_determinant_and_never_exceeds_the_diagonal() -> None:
     moments = correlated(40, 2, tokens=400)
-    elimination = eliminate(moments)
+    elimination = eliminate(moments, order=torch.randperm(40, generator=torch.Generator().manual_seed(0)))
     wide = elimination.moments.double()
     assert float(elimination.conditional.double().log().sum()) == pytest.approx(float(wide.logdet()), rel=1e-4)
     assert bool((elimination.conditional <= wide.diagonal() * (1 + 1e-5)).all())

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from octavo.base.errors import ModelError
@@ -27,7 +27,7 @@ DAMPING = 0.01
 """Of the mean diagonal of H, added to it: inputs that never occur in the text will occur in use."""
 
 BLOCK = 64
-"""Columns after which the errors are carried to all columns that are left."""
+"""Columns after which errors are carried to all that are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,27 +35,34 @@ class Elimination:
     """What the rounding of one column means for those after it.
 
     Attributes:
-        upper: U, the upper triangular factor of the inverse of the damped H.
-        moments: the damped H.
+        order: the columns in the order in which they are rounded.
+        upper: U, the upper triangular factor of the inverse of the damped H, both in that order.
+        moments: the damped H, in the order of the columns.
     """
 
+    order: Int64[Tensor, " in"]
     upper: Float32[Tensor, "in in"]
     moments: Float32[Tensor, "in in"]
 
     @property
     def conditional(self) -> Float32[Tensor, " in"]:
-        """What a squared error of each column costs when all later columns make up for it."""
-        return 1 / self.upper.diagonal().square()
+        """What a squared error of each column costs when all that are rounded later make up for it."""
+        found = torch.empty_like(self.upper.diagonal())
+        found[self.order] = 1 / self.upper.diagonal().square()
+        return found
 
 
-def eliminate(moments: Float[Tensor, "in in"], damping: float = DAMPING) -> Elimination:
-    """The elimination order from left to right.
+def eliminate(
+    moments: Float[Tensor, "in in"], damping: float = DAMPING, order: Int64[Tensor, " in"] | None = None
+) -> Elimination:
+    """What rounding the columns in some order means.
 
     Inputs that are always zero count as `damping` of a typical one; where that does not make H definite, damping grows.
 
     Args:
         moments: H, symmetric.
         damping: fraction of the mean diagonal that is added.
+        order: the columns in the order in which they are rounded; by default from left to right.
 
     Raises:
         ModelError: H is not finite.
@@ -64,21 +71,36 @@ def eliminate(moments: Float[Tensor, "in in"], damping: float = DAMPING) -> Elim
     if not bool(wide.isfinite().all()):
         raise ModelError("the inputs of a layer are not finite on the calibration text", "load the model in float32")
     wide = (wide + wide.T) / 2
+    order = torch.arange(len(wide)) if order is None else order
     level = wide.diagonal().mean().clamp_min(0)
     level = level if float(level) > 0 else torch.ones_like(level)
     identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
     while True:
         damped = wide + damping * level * identity
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        lower, failed = torch.linalg.cholesky_ex(damped[order][:, order])
         if not int(failed):
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not int(failed) and bool(upper.isfinite().all()):
-                return Elimination(upper.float(), damped.float())
+                return Elimination(order, upper.float(), damped.float())
         damping = max(4 * damping, 1e-6)
 
 
+def by_energy(moments: Float[Tensor, "in in"], run: int = 1) -> Int64[Tensor, " in"]:
+    """The order that starts with the strongest inputs, whose errors all others can then make up for ("act-order").
+
+    Args:
+        moments: H.
+        run: columns that are rounded together and stay together.
+    """
+    energy = moments.diagonal()
+    whole = len(energy) // run * run
+    runs = energy[:whole].view(-1, run).sum(1).argsort(descending=True, stable=True)
+    places = torch.arange(len(energy), device=energy.device)
+    return torch.cat([places[:whole].view(-1, run)[runs].flatten(), places[whole:]])
+
+
 def feed_back(
-    weights: Float[Tensor, "out in"], rounder: Rounder, elimination: Elimination
+    weights: Float[Tensor, "out in"], rounder: Rounder, elimination: Elimination, block: int = BLOCK
 ) -> Float32[Tensor, "out in"]:
     """The matrix whose rounding, column by column, costs little: what `rounder` is to quantize in place of `weights`.
 
@@ -87,10 +109,11 @@ def feed_back(
     Args:
         weights: the matrix.
         rounder: its format, settled.
-        elimination: of its inputs.
+        elimination: of its inputs; columns that the rounder takes together must follow each other in its order.
+        block: columns after which errors are carried to all that are left; changes nothing but speed.
     """
     with _one_thread():
-        return _fed_back(weights.detach().float(), rounder, elimination)
+        return _fed_back(weights.detach().float(), rounder, elimination, block)
 
 
 @contextlib.contextmanager
@@ -104,12 +127,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination) -> Tensor:
-    left = plain.clone()
-    changed, upper = torch.empty_like(left), elimination.upper
+def _fed_back(
+    plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination, block: int
+) -> Float32[Tensor, "out in"]:
+    order, upper = elimination.order, elimination.upper
+    places = order.tolist()
+    # Columns lie in the order of rounding until the end.
+    left = plain[:, order]
+    changed, rounded = torch.empty_like(left), torch.empty_like(left)
     columns, run = left.shape[1], rounder.together
-    block = max(1, BLOCK // run) * run
-    rounded = torch.empty_like(left)
+    block = max(1, block // run) * run
     for first in range(0, columns, block):
         last = min(first + block, columns)
         here, errors = left[:, first:last].clone(), torch.empty(len(left), last - first)
@@ -118,7 +145,7 @@ def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: E
             now = slice(start - first, stop - first)
             values = here[:, now].contiguous()
             changed[:, start:stop] = values
-            rounded[:, start:stop] = rounder.round(slice(start, stop), values)
+            rounded[:, start:stop] = rounder.round(slice(places[start], places[start] + stop - start), values)
             error = values - rounded[:, start:stop]
             own = upper[start:stop, start:stop]
             scaled = error / own if run == 1 else torch.linalg.solve_triangular(own, error, upper=True, left=False)
@@ -127,8 +154,15 @@ def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: E
                 here[:, stop - first :].addmm_(scaled, upper[start:stop, stop:last], alpha=-1)
         if last < columns:
             left[:, last:].addmm_(errors, upper[first:last, last:], alpha=-1)
+    changed, rounded = _placed(changed, order), _placed(rounded, order)
     nearest = rounder.round(slice(0, columns), plain)
     return changed if cost(rounded - plain, elimination) <= cost(nearest - plain, elimination) else plain
+
+
+def _placed(values: Float32[Tensor, "out in"], order: Int64[Tensor, " in"]) -> Float32[Tensor, "out in"]:
+    found = torch.empty_like(values)
+    found[:, order] = values
+    return found
 
 
 def cost(change: Float[Tensor, "out in"], elimination: Elimination, row: Float[Tensor, " out"] | None = None) -> float:

@@ -133,3 +133,15 @@ def test_a_plan_of_widths_says_how_far_it_may_lie_from_the_best(tiny_llama: Path
     code, out, _ = run(tiny_llama, *options)
     assert code == 0
     assert re.search(r"at most [\d.e-]+ % above the best choice of formats", out)
+
+
+def test_a_transform_comes_first(tiny_llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    options = ("--format", "mxfp4", "--sensitivity", "uniform", "--transform", "hadamard", "--activations", "mxfp4")
+    assert run(tiny_llama, out, *options)[0] == 0
+    quantization = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert quantization["activations"]["format"] == "mxfp4"
+    assert quantization["tensors"]
+    code, _, stderr = run(tiny_llama, *options, "--dry-run")
+    assert code == 2
+    assert "octavo transform" in error(stderr)

@@ -13,6 +13,7 @@ from octavo.base.errors import BudgetError, OutputError
 from octavo.base.units import format_size, parse_size
 from octavo.cli.console import print_table, say
 from octavo.cli.progress import shown
+from octavo.cli.transform import Kind
 
 if TYPE_CHECKING:
     from octavo.compress import Plan
@@ -78,6 +79,12 @@ def compress(
         Path | None, typer.Option(metavar="FILE", help="Follow this plan (as --save-plan wrote it, perhaps edited).")
     ] = None,
     save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan to this JSON file.")] = None,
+    transform: Annotated[
+        Kind | None, typer.Option(help="Fold these maps in first; `octavo transform` has all settings.")
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Round the inputs of linear layers too, e.g. to mxfp4.")
+    ] = None,
 ) -> None:
     """Fold a model into a budget of bits.
 
@@ -88,8 +95,10 @@ def compress(
     An interrupted run goes on where it stopped when the same command is given again.
     """
     _check(out, dry_run, {"--bits": bits, "--bytes": bytes, "--format": format, "--plan": plan})
+    if dry_run and (transform is not None or activations is not None):
+        raise OutputError("a plan is of the model as it is", "run `octavo transform` first, and plan for what it makes")
     # By `from`: after `import octavo`, the attribute `octavo.compress` is the function.
-    from octavo.compress import Plan
+    from octavo.compress import Plan, Transform
     from octavo.compress import compress as fold
     from octavo.compress import plan as draw_up
 
@@ -107,13 +116,16 @@ def compress(
         "device": device,
         "seed": seed,
     }
+    asked = transform is not None or activations is not None
+    kind = "none" if transform is None else transform.value
+    maps = Transform(kind, activations=activations, seed=seed) if asked else None
     given = None if plan is None else Plan.from_json(plan.read_text(encoding="utf-8"))
     with shown() as progress:
         if dry_run or out is None:
             result = None
             made = given or draw_up(model, progress=progress, **options)
         else:
-            result = fold(model, out, plan=given, progress=progress, **options)
+            result = fold(model, out, plan=given, transform=maps, progress=progress, **options)
             made = result.plan
     if save_plan is not None:
         save_plan.write_text(made.to_json(), encoding="utf-8")

@@ -14,8 +14,9 @@ from typing import Any
 
 from octavo.compress.plan import Plan, PlanEntry
 from octavo.compress.running import CompressionResult, compress, plan
+from octavo.compress.transforming import Transform
 
-__all__ = ["CompressionResult", "Plan", "PlanEntry", "compress", "plan"]
+__all__ = ["CompressionResult", "Plan", "PlanEntry", "Transform", "compress", "plan"]
 
 
 class _Callable(ModuleType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, Literal
@@ -51,6 +52,7 @@ class Plan:
         uniform_loss: predicted loss of the best plan with one and the same format or rate for all tensors.
         gap: how far the plan's predicted loss may lie above the best possible choice, as a fraction; None if unknown.
         sensitivity: "fisher" or "uniform".
+        transform: the fields of what is folded into the weights first (`compress.transforming.Transform`), or None.
     """
 
     entries: tuple[PlanEntry, ...]
@@ -62,6 +64,7 @@ class Plan:
     uniform_loss: float = float("nan")
     gap: float | None = None
     sensitivity: str = "uniform"
+    transform: Mapping[str, Any] | None = None
 
     @property
     def predicted_loss(self) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from octavo.compress.remembering import forget, partial_path, remembered_sensiti
 from octavo.compress.rounding.feedback_pass import FeedbackPass
 from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
+from octavo.compress.transformed import forget_transformed, transformed_source
+from octavo.compress.transforming import Transform
 from octavo.formats import Format
 
 VERSION = 1
@@ -103,6 +105,7 @@ def compress(
     jobs: int | None = None,
     device: str = "cpu",
     plan: Plan | None = None,
+    transform: Transform | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> CompressionResult:
@@ -127,37 +130,45 @@ def compress(
         jobs: tensors worked on at once; by default one a core.
         device: where calibration runs.
         plan: a plan to follow instead of a budget.
+        transform: folded into the weights first (octavo.compress.transforming); the budget then counts the transformed
+            model's tensors, whose embedding and head are no longer one.
         seed: of the calibration's random choices.
         progress: told how far it is.
 
     Raises:
         BudgetError: no plan meets the budget.
         CheckpointError, FormatError, ModelError, OutputError: the input or the output is unusable; see each.
+        OctavoError: learning a transform diverged.
     """
     start = time.monotonic()
     if sum(choice is not None for choice in (bits, bytes, format, plan)) != 1:
         raise BudgetError("give exactly one of bits, bytes, format and plan", "for instance bits=3.0")
-    checkpoint = open_checkpoint(source)
-    selection = select(checkpoint, include, exclude)
     if format is not None:
         Format.parse(format)
-    out = Path(out)
     preset = effort_of(effort)
+    out = Path(out)
+    if out.exists() and not partial_path(out).exists():
+        raise OutputError(f"{out} exists already", "remove it or choose another OUT")
+    if transform is None and plan is not None and plan.transform is not None:
+        transform = Transform.from_json(plan.transform)
+    if transform is not None:
+        source = transformed_source(source, out, transform, calibration, device, progress)
+    checkpoint = open_checkpoint(source)
+    selection = select(checkpoint, include, exclude)
     kind = preset.sensitivity if sensitivity is None else sensitivity
     asked = bits, bytes, format, plan and plan.to_json(), budget_of, include, exclude, seed, effort
     settings = [str(value) for value in asked]
-    if out.exists() and not partial_path(out).exists():
-        raise OutputError(f"{out} exists already", "remove it or choose another OUT")
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
     feedback = preset.feedback if plan is None else bool(plan.fed_back)
     known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress, feedback)
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
-    made = _checked(made, selection)
+    made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))
     for _ in range(4):
         result = _carry_out(subject, made, out, request, start, source, device, preset.stepwise)
         if isinstance(result, CompressionResult):
             forget(out)
+            forget_transformed(out)
             return result
         # The code came out longer than counted (by less than a thousandth): a slightly coarser step.
         made = result

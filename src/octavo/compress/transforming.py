@@ -84,6 +84,18 @@ class Transform:
         if self.kind in LEARNED and (self.sequences < 1 or self.learning.steps < 1):
             raise OctavoError("a learned transform needs sequences and steps", "give both, or take hadamard")
 
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Transform:
+        """The inverse of `dataclasses.asdict`, as plans hold it.
+
+        Raises:
+            OctavoError: a field is unknown or makes no sense.
+        """
+        try:
+            return cls(**{**fields, "learning": Learning(**fields.get("learning", {}))})
+        except TypeError as error:
+            raise OctavoError(f"this is no transform ({error})", "edit the plan that --save-plan wrote") from None
+
 
 @dataclass(frozen=True)
 class TransformReport:

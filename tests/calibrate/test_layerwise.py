@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.calibrate.hessian import layerwise
+from octavo.calibrate.hessian import Moments, layerwise
 from octavo.calibrate.lockstep import Call, in_lockstep
 from octavo.calibrate.running import logits
 from octavo.models import load_language_model
@@ -80,16 +80,25 @@ def test_moments_are_those_of_the_inputs_weighed_by_strength(model: Any) -> None
     layerwise(model, TOKENS, weigh, lambda name, values, moments: found.update({name: moments}))
     assert found.keys() == weigh.keys()
     x, s = torch.cat(inputs).double(), weigh[PROJECTION].double()
-    expected = (x * s[:, None]).T @ x / s.sum()
-    torch.testing.assert_close(found[PROJECTION].double(), expected, rtol=1e-4, atol=1e-7)
+
+    def expected(chosen: Tensor) -> Tensor:
+        return (x * (s * chosen)[:, None]).T @ x / (s * chosen).sum()
+
+    number = torch.arange(len(TOKENS)).repeat_interleave(TOKENS.shape[1])
+    for seen, chosen in (
+        (found[PROJECTION].whole, number >= 0),
+        (found[PROJECTION].half(0), number % 2 == 0),
+        (found[PROJECTION].half(1), number % 2 == 1),
+    ):
+        torch.testing.assert_close(seen.double(), expected(chosen), rtol=1e-4, atol=1e-7)
 
 
 def test_later_layers_see_what_earlier_ones_became(model: Any) -> None:
     def moments(replace: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
-        def take(name: str, values: Tensor, seen: Tensor) -> Tensor | None:
-            found[name] = seen
+        def take(name: str, values: Tensor, seen: Moments) -> Tensor | None:
+            found[name] = seen.whole
             return replace(name, values)
 
         layerwise(model, TOKENS, strengths(model), take)
@@ -107,8 +116,8 @@ def test_stepwise_later_matrices_of_a_layer_see_what_earlier_ones_became(model: 
     def moments(stepwise: bool, factor: float) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
-        def take(name: str, values: Tensor, seen: Tensor) -> Tensor | None:
-            found[name] = seen
+        def take(name: str, values: Tensor, seen: Moments) -> Tensor | None:
+            found[name] = seen.whole
             return values * factor if "layers.1" in name and "v_proj" in name else None
 
         layerwise(model, TOKENS, strengths(model), take, stepwise=stepwise)

@@ -90,7 +90,7 @@ def test_feedback_never_costs_more_than_nearest(seed: int, text: str, shape: tup
 
 
 def test_what_a_column_costs_is_its_conditional_importance() -> None:
-    matrix, elimination = weights(20, 96, 1), eliminate(correlated(96, 1, tokens=500))
+    matrix, elimination = weights(20, 96, 1), eliminate(correlated(96, 1, tokens=500), 0.01)
     rounder = parse("int@4 b32 search:bf16").settle(matrix)
     changed = feed_back(matrix, rounder, elimination)
     rounded = rounder.round(slice(0, 96), changed)

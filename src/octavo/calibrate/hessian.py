@@ -22,8 +22,31 @@ from torch import Tensor, nn
 from octavo.calibrate.lockstep import Call, in_lockstep
 from octavo.calibrate.uses import Use, WeightUses
 
-Replacement = Callable[[str, Tensor, Tensor], Tensor | None]
-"""Told a parameter's name, its values [out, in] and H [in, in]; returns values to go on with, or None to keep these."""
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """The second moments of a matrix's inputs, every other sequence apart: what one half shows the other can check.
+
+    Attributes:
+        sums: Σ ‖g_t‖² x_t x_tᵀ over the sequences of even, and over those of odd number.
+        strengths: Σ ‖g_t‖² over them.
+    """
+
+    sums: Float32[Tensor, "2 in in"]
+    strengths: tuple[float, float]
+
+    @property
+    def whole(self) -> Float32[Tensor, "in in"]:
+        """H of all sequences."""
+        return self.sums.sum(0) / max(sum(self.strengths), 1e-30)
+
+    def half(self, number: int) -> Float32[Tensor, "in in"]:
+        """H of the sequences of even (0) or odd (1) number."""
+        return self.sums[number] / max(self.strengths[number], 1e-30)
+
+
+Replacement = Callable[[str, Tensor, Moments], Tensor | None]
+"""Told a parameter's name, its values [out, in] and moments; returns values to go on with, or None to keep these."""
 
 
 def layerwise(
@@ -38,7 +61,7 @@ def layerwise(
     """Go through a model's layers, measuring H of every matrix in a layer, replacing it, and going on with the result.
 
     Matrices are measured on what comes out of the layers before as they were replaced. At any time there are the inputs
-    of one layer for all sequences, and the second moments of one layer's matrices.
+    of one layer for all sequences, and twice the second moments of one layer's matrices.
 
     Args:
         model: a transformers model in evaluation mode; it is as before afterwards.
@@ -107,11 +130,13 @@ def _in_order(layer: nn.Module, call: Call, weights: Mapping[str, nn.Parameter])
 
 
 @dataclass(eq=False)
-class _Moments:
-    """The sum for one matrix, and how many of its tokens have been seen."""
+class _Sums:
+    """The sums for one matrix, and what has been seen of it."""
 
-    total: Float32[Tensor, "in in"]
+    sums: Float32[Tensor, "2 in in"]
+    strengths: list[float]
     tokens: int = 0
+    sequences: int = 0
 
 
 def _measure(
@@ -119,9 +144,9 @@ def _measure(
     calls: Sequence[Call],
     weights: Mapping[str, nn.Parameter],
     strengths: Mapping[str, Float[Tensor, " tokens"]],
-) -> dict[str, Float32[Tensor, "_ _"]]:
-    """H of each matrix of a layer that is used in the plain way: once a sequence, stored [out, in]."""
-    sums: dict[str, _Moments] = {}
+) -> dict[str, Moments]:
+    """Moments of each matrix of a layer that is used in the plain way: once a sequence, stored [out, in]."""
+    found: dict[str, _Sums] = {}
     odd: set[str] = set()
 
     def count(use: Use) -> Tensor:
@@ -130,19 +155,21 @@ def _measure(
             odd.add(use.name)
             return use.outputs
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
-        found = sums.setdefault(use.name, _Moments(rows.new_zeros(rows.shape[1], rows.shape[1])))
-        strength = strengths[use.name][found.tokens : found.tokens + len(rows)]
+        here = found.setdefault(use.name, _Sums(rows.new_zeros(2, rows.shape[1], rows.shape[1]), [0.0, 0.0]))
+        strength = strengths[use.name][here.tokens : here.tokens + len(rows)]
         if len(strength) != len(rows):
             odd.add(use.name)
             return use.outputs
-        weighted = rows * strength.to(rows).sqrt()[:, None]
-        found.total.addmm_(weighted.T, weighted)
-        found.tokens += len(rows)
+        weighted, half = rows * strength.to(rows).sqrt()[:, None], here.sequences % 2
+        here.sums[half].addmm_(weighted.T, weighted)
+        here.strengths[half] += float(strength.sum())
+        here.tokens += len(rows)
+        here.sequences += 1
         return use.outputs
 
     if weights:
         with WeightUses(weights, count):
             for call in calls:
                 layer(*call.args, **call.kwargs)
-    whole = {name for name, found in sums.items() if found.tokens == len(strengths[name])} - odd
-    return {name: sums[name].total / strengths[name].sum().clamp_min(1e-30).item() for name in sums if name in whole}
+    whole = [name for name, here in found.items() if here.tokens == len(strengths[name]) and name not in odd]
+    return {name: Moments(found[name].sums, (found[name].strengths[0], found[name].strengths[1])) for name in whole}

@@ -106,8 +106,15 @@ def _read(path: Path, key: str) -> Sensitivity | None:
             parts[part][name] = tensor
         found = {name: Importance(row, parts["column"][name]) for name, row in parts["row"].items()}
         conditional = {name: Importance(found[name].row, column) for name, column in parts["conditional"].items()}
-        unreached, tokens = tuple(json.loads(facts["unreached"])), int(facts["tokens"])
-        return Sensitivity(found, unreached, tokens, parts["sequences"]["calibration"], parts["strength"], conditional)
+        return Sensitivity(
+            found,
+            tuple(json.loads(facts["unreached"])),
+            int(facts["tokens"]),
+            parts["sequences"]["calibration"],
+            parts["strength"],
+            conditional,
+            json.loads(facts["damping"]),
+        )
     except (KeyError, ValueError):
         return None  # noted by another release: calibrate again
 
@@ -122,5 +129,9 @@ def _write(path: Path, key: str, sensitivity: Sensitivity) -> None:
         tensors[f"{name}/conditional"] = value.column
     if sensitivity.sequences is not None:
         tensors["calibration/sequences"] = sensitivity.sequences
-    facts = {"unreached": json.dumps(sensitivity.unreached), "tokens": str(sensitivity.tokens)}
+    facts = {
+        "unreached": json.dumps(sensitivity.unreached),
+        "tokens": str(sensitivity.tokens),
+        "damping": json.dumps(dict(sensitivity.damping)),
+    }
     write_note(path, key, tensors, facts)

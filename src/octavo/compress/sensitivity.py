@@ -48,6 +48,7 @@ class Sensitivity:
         sequences: these tokens; None where there are none.
         strengths: by parameter name, the squared gradient of each token at a matrix's outputs.
         conditional: importance of the tensors to which errors are fed back, as `compress.rounding` finds it.
+        damping: of these tensors' second moments, as a fraction of the mean diagonal.
     """
 
     importance: Mapping[str, Importance]
@@ -56,6 +57,7 @@ class Sensitivity:
     sequences: Tensor | None = None
     strengths: Mapping[str, Tensor] = field(default_factory=dict)
     conditional: Mapping[str, Importance] = field(default_factory=dict)
+    damping: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def coverage(self) -> str | None:

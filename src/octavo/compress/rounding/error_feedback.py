@@ -23,8 +23,9 @@ from torch import Tensor
 from octavo.base.errors import ModelError
 from octavo.formats.rounding import Rounder
 
-DAMPING = 0.01
-"""Of the mean diagonal of H, added to it: inputs that never occur in the text will occur in use."""
+DAMPING = 0.1
+"""Of the mean diagonal of H, added to it: inputs that never occur in the text will occur in use. Typical for 8,192
+tokens; `compress.rounding.damping` finds out what a text bears."""
 
 BLOCK = 64
 """Columns after which errors are carried to all that are left."""
@@ -77,12 +78,19 @@ def eliminate(
     identity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
     while True:
         damped = wide + damping * level * identity
-        lower, failed = torch.linalg.cholesky_ex(damped[order][:, order])
-        if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(upper.isfinite().all()):
-                return Elimination(order, upper.float(), damped.float())
+        upper = inverse_factor(damped[order][:, order])
+        if upper is not None:
+            return Elimination(order, upper.float(), damped.float())
         damping = max(4 * damping, 1e-6)
+
+
+def inverse_factor(moments: Float[Tensor, "in in"]) -> Float[Tensor, "in in"] | None:
+    """U, upper triangular, with H⁻¹ = UᵀU; None where H is not definite in its own precision."""
+    lower, failed = torch.linalg.cholesky_ex(moments)
+    if int(failed):
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if int(failed) or not bool(upper.isfinite().all()) else upper
 
 
 def by_energy(moments: Float[Tensor, "in in"], run: int = 1) -> Int64[Tensor, " in"]:

@@ -11,8 +11,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo.base.progress import Progress
-from octavo.calibrate.hessian import layerwise
+from octavo.calibrate.hessian import Moments, layerwise
 from octavo.calibrate.naming import checkpoint_name
+from octavo.compress.rounding.damping import damping_for
 from octavo.compress.rounding.error_feedback import Elimination, eliminate, feed_back
 from octavo.compress.sensitivity import Sensitivity, with_model
 from octavo.formats import Format, Importance
@@ -32,13 +33,16 @@ def with_conditional_importance(source: str | Path, known: Sensitivity, device: 
         progress: told how far it is.
     """
     found: dict[str, Importance] = {}
+    damping: dict[str, float] = {}
 
-    def look(name: str, _: Tensor, elimination: Elimination) -> None:
+    def look(name: str, _: Tensor, moments: Moments) -> None:
         if name in known.importance:
-            found[name] = Importance(known.importance[name].row, elimination.conditional.cpu())
+            damping[name] = damping_for(moments)
+            column = eliminate(moments.whole, damping[name]).conditional
+            found[name] = Importance(known.importance[name].row, column)
 
     _through_layers(source, known, device, progress, "measuring inputs", look)
-    return replace(known, conditional=found)
+    return replace(known, conditional=found, damping=damping)
 
 
 def round_layers(
@@ -62,8 +66,10 @@ def round_layers(
         stepwise: see `layerwise`.
     """
 
-    def replaced(name: str, values: Tensor, elimination: Elimination) -> Tensor | None:
-        return rounded(name, values, elimination) if name in known.conditional else None
+    def replaced(name: str, values: Tensor, moments: Moments) -> Tensor | None:
+        if name not in known.conditional:
+            return None
+        return rounded(name, values, eliminate(moments.whole, known.damping[name]))
 
     _through_layers(source, known, device, progress, "rounding layers", replaced, done, stepwise)
 
@@ -75,7 +81,7 @@ def quantize_with_feedback(
     elimination: Elimination,
 ) -> QuantizedTensor:
     """A matrix, its errors fed back; scales, codebooks and steps follow the conditional importance."""
-    importance = Importance(row, elimination.conditional.cpu())
+    importance = Importance(row, elimination.conditional)
     rounder = format.settle(weights, importance)
     return rounder.quantize(feed_back(weights, rounder, elimination))
 
@@ -86,7 +92,7 @@ def _through_layers(
     device: str,
     progress: Progress,
     description: str,
-    act: Callable[[str, Tensor, Elimination], Tensor | None],
+    act: Callable[[str, Tensor, Moments], Tensor | None],
     done: Callable[[str], Tensor | None] = lambda name: None,
     stepwise: bool = False,
 ) -> None:
@@ -98,11 +104,11 @@ def _through_layers(
         strengths = {name: known.strengths[name] for name, stored in names.items() if stored is not None}
         bar = iter(progress.track(range(len(strengths)), description, total=len(strengths)))
 
-        def replaced(name: str, values: Tensor, moments: Tensor) -> Tensor | None:
+        def replaced(name: str, values: Tensor, moments: Moments) -> Tensor | None:
             next(bar, None)
             stored = names[name]
             assert stored is not None
-            return act(stored, values.float().cpu(), eliminate(moments.cpu()))
+            return act(stored, values.float().cpu(), replace(moments, sums=moments.sums.cpu()))
 
         def known_already(name: str) -> Tensor | None:
             stored = names[name]

@@ -34,8 +34,10 @@ from keeping import measure_missing, read_results
 from octavo.base.progress import SILENT
 from octavo.checkpoints import open_checkpoint
 from octavo.compress import Plan
+from octavo.compress.effort import EFFORTS
 from octavo.compress.plan import BudgetOf
 from octavo.compress.planning import Subject, default_jobs, fixed_format_plan
+from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.selection import select
 from octavo.compress.sensitivity import Sensitivity, measure
 from octavo.formats import Format
@@ -62,8 +64,8 @@ class Bench:
         self.source = cache_folder() / "permuted-reference"
         if not self.source.exists():
             write_permuted_reference("smollm2-135m", self.source, torch.Generator().manual_seed(0))
-        self.model, tokenizer = load_language_model(self.source)
-        self.calibration, self.evaluation = sequences(tokenizer, calibration, evaluation)
+        self.model, self.tokenizer = load_language_model(self.source)
+        self.calibration, self.evaluation = sequences(self.tokenizer, calibration, evaluation)
         self.linears = {
             f"{name}.weight": module
             for name, module in self.model.named_modules()
@@ -72,25 +74,26 @@ class Bench:
         self.original = {name: module.weight.detach().clone() for name, module in self.linears.items()}
         self.numel = sum(weight.numel() for weight in self.original.values())
         self.reference = [self.logits(row) for row in self.evaluation]
-        self._sensitivity: Sensitivity | None = None
+        self._sensitivity: dict[str, Sensitivity] = {}
         self._inputs: dict[str, Tensor] | None = None
 
     @torch.inference_mode()
     def logits(self, row: Tensor) -> Tensor:
         return self.model(row[None], use_cache=False).logits[0]
 
-    @property
-    def sensitivity(self) -> Sensitivity:
-        """Our calibration, kept beside the texts: it takes minutes."""
-        if self._sensitivity is None:
-            self.restore()
-            path = cache_folder() / f"measured-{len(self.calibration)}.pt"
+    def sensitivity(self, effort: str) -> Sensitivity:
+        """Our calibration, kept beside the texts: it takes minutes. Those who take more text take more of the same."""
+        if effort not in self._sensitivity:
+            rows, _ = sequences(self.tokenizer, EFFORTS[effort].text * len(self.calibration), len(self.evaluation))
+            path = cache_folder() / f"known-{len(rows)}.pt"
             if path.exists():
-                self._sensitivity = torch.load(path, weights_only=False)
+                self._sensitivity[effort] = torch.load(path, weights_only=False)
             else:
-                self._sensitivity = measure(self.model, self.calibration, torch.Generator().manual_seed(0), SILENT)
-                torch.save(self._sensitivity, path)
-        return self._sensitivity
+                self.restore()
+                known = measure(self.model, rows, torch.Generator().manual_seed(0), SILENT)
+                self._sensitivity[effort] = with_conditional_importance(self.source, known, "cpu", SILENT)
+                torch.save(self._sensitivity[effort], path)
+        return self._sensitivity[effort]
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -139,7 +142,7 @@ class Bench:
 
     def compressed(self, bits: float, effort: str, budget_of: BudgetOf = "file") -> float:
         """Compress to a directory, as a user would, and take its weights; the bits of all parts as stored."""
-        known = Sensitivity({}) if effort == "fast" else self.sensitivity
+        known = Sensitivity({}) if effort == "fast" else self.sensitivity(effort)
         with tempfile.TemporaryDirectory() as folder:
             result = octavo.compress(
                 self.source,

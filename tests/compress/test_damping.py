@@ -11,7 +11,7 @@ from torch import Tensor
 from octavo.calibrate.hessian import Moments
 from octavo.compress.rounding.damping import CANDIDATES, FEWER, damping_for, log_cost
 from octavo.compress.rounding.error_feedback import DAMPING, cost, eliminate, feed_back
-from octavo.formats import Importance, parse
+from octavo.formats import Importance, QuantizedTensor, parse
 
 COLUMNS = 48
 
@@ -56,7 +56,7 @@ class _Columns:
     def round(self, columns: slice, values: Tensor) -> Tensor:
         return (values / self._steps[columns]).round() * self._steps[columns]
 
-    def quantize(self, weights: Tensor) -> object:
+    def quantize(self, weights: Tensor) -> QuantizedTensor:
         raise NotImplementedError
 
 

@@ -33,10 +33,12 @@ def remembered_sensitivity(
     device: str,
     progress: Progress,
     feedback: bool = False,
+    text: int = 1,
 ) -> Sensitivity:
     """The sensitivity asked for, from the notes of an interrupted run to `out` where there are any.
 
-    With `feedback`, a sensitivity that comes of a text has the conditional importance of error feedback too.
+    With `feedback`, a sensitivity that comes of a text has the conditional importance of error feedback too. The other
+    arguments are those of `calibrate`.
 
     Raises:
         BudgetError: the kind of sensitivity is unknown.
@@ -58,14 +60,14 @@ def remembered_sensitivity(
     if sensitivity != "fisher":
         raise BudgetError(f"unknown sensitivity {sensitivity!r}", "choose fisher or uniform")
     if out is None:
-        return completed(calibrate(source, calibration, seed, device, progress))
-    text = default_text() if calibration is None else read_text(Path(calibration))
-    parts = [checkpoint.fingerprint, text, seed, LENGTH, COUNT, UNSEEN, device]
+        return completed(calibrate(source, calibration, seed, device, progress, text))
+    read = default_text() if calibration is None else read_text(Path(calibration))
+    parts = [checkpoint.fingerprint, read, seed, LENGTH, text * COUNT, UNSEEN, device]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     path = notes_path(out)
     known = _read(path, key)
     if known is None:
-        known = calibrate(source, calibration, seed, device, progress)
+        known = calibrate(source, calibration, seed, device, progress, text)
         _write(path, key, known)
     whole = completed(known)
     if len(whole.conditional) > len(known.conditional):

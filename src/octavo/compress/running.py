@@ -84,7 +84,9 @@ def plan(
         Format.parse(format)
     preset = effort_of(effort)
     kind = preset.sensitivity if sensitivity is None else sensitivity
-    known = remembered_sensitivity(source, checkpoint, None, kind, calibration, seed, device, progress, preset.feedback)
+    known = remembered_sensitivity(
+        source, checkpoint, None, kind, calibration, seed, device, progress, preset.feedback, preset.text
+    )
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     return _plan(subject, bits, bytes, format, budget_of)
 
@@ -160,7 +162,9 @@ def compress(
     settings = [str(value) for value in asked]
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
     feedback = preset.feedback if plan is None else bool(plan.fed_back)
-    known = remembered_sensitivity(source, checkpoint, out, kind, calibration, seed, device, progress, feedback)
+    known = remembered_sensitivity(
+        source, checkpoint, out, kind, calibration, seed, device, progress, feedback, preset.text
+    )
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))

@@ -27,7 +27,7 @@ from octavo.models.streaming import load_streamed_model
 T = TypeVar("T")
 
 LENGTH, COUNT = 512, 16
-"""Tokens a calibration sequence, and sequences."""
+"""Tokens a calibration sequence, and sequences, as far as the text goes."""
 
 STREAMED_FROM = 1_000_000_000
 """Bytes in float32 above which a model's matrices stay on disk. Calibration then takes about half as long again (layers
@@ -96,7 +96,7 @@ def _kind(name: str) -> str:
 
 
 def calibrate(
-    source: str | Path, calibration: str | Path | None, seed: int, device: str, progress: Progress
+    source: str | Path, calibration: str | Path | None, seed: int, device: str, progress: Progress, text: int = 1
 ) -> Sensitivity:
     """Fisher importance of every matrix of a language model.
 
@@ -106,12 +106,13 @@ def calibrate(
         seed: draws the sequences and their labels.
         device: where the model runs.
         progress: told how far it is.
+        text: how many times the usual number of sequences to take.
 
     Raises:
         ModelError: the model predicts no tokens, has no tokenizer, or the text is too short.
     """
     return with_model(
-        source, device, progress, lambda *loaded: _calibrated(loaded, source, calibration, seed, progress)
+        source, device, progress, lambda *loaded: _calibrated(loaded, source, calibration, seed, progress, text)
     )
 
 
@@ -137,14 +138,19 @@ def with_model(source: str | Path, device: str, progress: Progress, work: Callab
 
 
 def _calibrated(
-    loaded: tuple[Any, Any], source: str | Path, calibration: str | Path | None, seed: int, progress: Progress
+    loaded: tuple[Any, Any],
+    source: str | Path,
+    calibration: str | Path | None,
+    seed: int,
+    progress: Progress,
+    text: int,
 ) -> Sensitivity:
     model, tokenizer = loaded
     if tokenizer is None:
         raise ModelError(f"{source} has no tokenizer to calibrate with", "use --sensitivity uniform")
     generator = torch.Generator().manual_seed(seed)
-    text = default_text() if calibration is None else Path(calibration)
-    sequences = token_sequences(tokenizer, text, LENGTH, COUNT, generator=generator)
+    read = default_text() if calibration is None else Path(calibration)
+    sequences = token_sequences(tokenizer, read, LENGTH, text * COUNT, generator=generator)
     return measure(model, sequences, generator, progress)
 
 

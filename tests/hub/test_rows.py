@@ -48,30 +48,21 @@ def test_rows_of_the_resident_form(text: str, generator: torch.Generator) -> Non
     assert torch.equal(packed.take(5, 21), whole[5:21])
 
 
-@pytest.mark.parametrize("wide", [2, 17])
-def test_rows_of_wide_columns(wide: int, generator: torch.Generator) -> None:
-    weights = torch.randn(33, 17, generator=generator)
-    weights[:, 0] += 3  # no row is without an index beyond a byte, so that columns take less than rows
-    weights[:, wide:] *= 0.01
-    packed = as_weight(Format.parse("grid(step=0.01) tensor rms:fp32 ans").quantize(weights))
-    parts, step = packed.resident().parts, 0.01 * weights.square().mean().sqrt()
-    assert parts["wide"].tolist() == list(range(wide))
+@pytest.mark.parametrize("states", ["", ",states=8"])
+@pytest.mark.parametrize("columns", [17, 64])
+def test_rows_of_columns_of_unequal_width(columns: int, states: str, generator: torch.Generator) -> None:
+    weights = torch.randn(33, columns, generator=generator)
+    weights[:, 2:] *= 0.01
+    weights[:, -3:] = 0
+    weights[[4, 8, 9], 9] = 2
+    packed = as_weight(Format.parse(f"grid(step=0.01{states}) tensor rms:fp32 ans").quantize(weights))
+    parts = packed.resident().parts
+    assert sum(name.startswith("codes_") for name in parts) > 2
+    assert len(parts["far_row"])
     whole = packed.dense()
-    assert float((whole - weights).abs().max()) < step
-    index = torch.tensor([32, 0, 0, 7])
-    assert torch.equal(packed.rows(index), whole[index])
-    assert torch.equal(packed.take(5, 21), whole[5:21])
-
-
-def test_rows_of_wide_rows(generator: torch.Generator) -> None:
-    weights = torch.randn(33, 17, generator=generator)
-    weights[torch.arange(33) % 8 > 0] *= 0.01
-    packed = as_weight(Format.parse("grid(step=0.01) tensor rms:fp32 ans").quantize(weights))
-    assert packed.resident().parts["wide_rows"].tolist() == [0, 8, 16, 24, 32]
-    whole = packed.dense()
-    for index in (torch.tensor([32, 0, 0, 7, 9, 8]), torch.tensor([1, 2]), torch.tensor([31])):
+    for index in (torch.tensor([32, 0, 0, 7, 9, 8]), torch.tensor([1, 2]), torch.tensor([31]), torch.arange(33)):
         assert torch.equal(packed.rows(index), whole[index])
-    for start, stop in ((5, 21), (9, 16), (32, 33)):
+    for start, stop in ((5, 21), (9, 16), (32, 33), (0, 33)):
         assert torch.equal(packed.take(start, stop), whole[start:stop])
 
 

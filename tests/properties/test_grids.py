@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from octavo.base.errors import FormatError
 from octavo.formats import Importance, parse
 from octavo.formats.entropy_coded import encode_grid, grid_of, resident, side_bits
-from octavo.formats.grid_census import NARROW, take_census
+from octavo.formats.grid_census import take_census
 from octavo.formats.grid_codes import LARGEST, Grid
-from octavo.formats.grid_resident import resident_bits
+from octavo.formats.grid_resident import grown_bits
 from octavo.formats.tensor import QuantizedTensor
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -169,37 +169,42 @@ def test_powers_of_two_pass_through(seed: int, octaves: int, text: str) -> None:
 
 
 @settings(max_examples=20)
-@given(SEEDS, SPREADS, st.integers(1, 40), st.integers(1, 300), st.floats(-14, 1))
-def test_resident_form_is_one_byte_a_weight_and_two_in_wide_columns_or_rows(
-    seed: int, spread: float, rows: int, columns: int, octave: float
+@given(SEEDS, SPREADS, st.integers(1, 40), st.integers(1, 300), st.floats(-14, 1), st.sampled_from(["", ",states=8"]))
+def test_in_memory_every_column_is_as_wide_as_it_needs(
+    seed: int, spread: float, rows: int, columns: int, octave: float, states: str
 ) -> None:
     weights, importance = matrix(rows, columns, spread, seed, tails=True)
-    quantized = parse(f"grid(step={2**octave!r}) separable ans").quantize(weights, importance)
+    quantized = parse(f"grid(step={2**octave!r}{states}) separable ans").quantize(weights, importance)
     held = resident(quantized)
-    codes = held.parts["codes"]
-    assert codes.dtype == torch.int8
-    assert codes.shape == (rows, columns)
-    assert int(codes.int().abs().max()) <= NARROW
-    assert not {"wide", "wide_rows"} <= held.parts.keys()
-    wide = 0
-    for which, values, axis in (("wide", "wide_codes", 0), ("wide_rows", "wide_row_codes", 1)):
-        if which in held.parts:
-            wide = held.parts[values].numel() + 2 * len(held.parts[which])
-            assert int(held.parts[values].abs().amax(axis).min()) > NARROW
-            assert int(held.parts[values].abs().max()) <= LARGEST
-    assert held.stored_bits == resident_bits(rows, columns, 0, 0) + 16 * wide
     assert torch.equal(held.dequantize(), quantized.dequantize())
+    assert sorted(held.parts["place"].tolist()) == list(range(columns))
+    assert grown_bits(held.parts, 1.0) == held.stored_bits
+    # Within a byte of padding a row and the codes apart, never more than the widest code everywhere.
+    bits = 8 * sum(part.element_size() * part.numel() for name, part in held.parts.items() if "_" in name)
+    assert bits <= 16 * rows * (columns + 1) + 8 * rows + 64 * columns + 80 * rows * columns
 
 
-def test_what_is_wide_is_kept_by_row_or_by_column_as_is_smaller() -> None:
-    weights, _ = matrix(60, 50, 0.0)
-    for sides in ((slice(None), slice(0, 3)), (slice(0, 3), slice(None))):
-        uneven = weights.clone()
-        uneven[sides] *= 10
-        held = resident(parse("grid(step=0.04) tensor rms:fp32 ans").quantize(uneven))
-        by_row = sides[0] == slice(0, 3)
-        assert held.parts["wide_rows" if by_row else "wide"].tolist() == [0, 1, 2]
-        assert held.stored_bits == resident_bits(60, 50, *((3, 50) if by_row else (60, 3)))
+def test_the_widths_take_less_than_any_one_width() -> None:
+    weights, importance = matrix(300, 96, 1.0, tails=True)
+    held = resident(parse("grid@3.0 separable ans").quantize(weights, importance))
+    values = held.dequantize()
+    sides = 8 * sum(held.parts[n].element_size() * held.parts[n].numel() for n in ("row_step", "column_step", "points"))
+    widths = {name: part for name, part in held.parts.items() if name.startswith("codes_")}
+    assert len(widths) > 2
+    one_byte = 8 * values.numel()
+    assert held.stored_bits - sides < 0.75 * one_byte
+
+
+def test_few_large_codes_are_kept_apart_and_a_column_of_them_is_not() -> None:
+    weights, _ = matrix(64, 32, 0.0)
+    weights[3, 5] = 40 * weights.std()
+    weights[:, 7] *= 40
+    quantized = parse("grid(step=0.05) tensor rms:fp32 ans").quantize(weights)
+    parts = resident(quantized).parts
+    assert (3, 5) in zip(parts["far_row"].tolist(), parts["far_column"].tolist(), strict=True)
+    assert 7 not in parts["far_column"].tolist()
+    assert int(parts["place"][7]) < 8
+    assert torch.equal(resident(quantized).dequantize(), quantized.dequantize())
 
 
 def test_a_step_too_fine_for_a_table_is_coarsened_where_it_must() -> None:

@@ -26,6 +26,7 @@ from octavo.compress.water_filling import Weighted, find_level
 from octavo.formats import Format, Importance, entropy_coded
 from octavo.formats.entropy_coded import separable_steps
 from octavo.formats.format import matrix_shape
+from octavo.formats.grid_resident import grown_bits
 
 GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
@@ -194,16 +195,11 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
         states,
     )
     trellis = f",states={states}" if states > 1 else ""
+    text = f"grid(step={level.step!r}{trellis}) separable ans"
+    memory = subject.map(lambda name: memory_bits(Format.parse(text), *subject.read(name)), "measuring memory")
     entries = tuple(
-        PlanEntry(
-            name,
-            shape,
-            f"grid(step={level.step!r}{trellis}) separable ans",
-            level.costs[name].bits / prod(shape),
-            level.costs[name].resident / prod(shape),
-            level.costs[name].loss,
-        )
-        for name, shape in shapes.items()
+        PlanEntry(name, shape, text, level.costs[name].bits / prod(shape), resident, level.costs[name].loss)
+        for (name, shape), resident in zip(shapes.items(), memory, strict=True)
     )
     plan = subject.plan(entries, budget, "file", step=level.step, uniform_loss=sum(level.uniform.values()))
     if plan.predicted_loss <= plan.uniform_loss:
@@ -276,15 +272,23 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
         if format.code == "fixed":
             file_bits = resident = format.bits(shape)
         else:
-            quantized = format.quantize(sample, weight)
-            file_bits = quantized.bits_per_weight
-            in_memory = entropy_coded.resident(quantized).bits_per_weight
-            resident = in_memory if format.levels is None else replace(format, code="fixed").bits(shape)
+            file_bits = format.quantize(sample, weight).bits_per_weight
+            resident = memory_bits(format, tensor, importance)
         loss = factor * predicted_kl(weight, format.fake_quantize(sample, weight) - sample)
         return PlanEntry(name, shape, str(format), file_bits, resident, loss)
 
     plan = subject.plan(subject.map(entry, "planning"), None, "file")
     return replace(plan, uniform_loss=plan.predicted_loss)
+
+
+def memory_bits(format: Format, tensor: Tensor, importance: Importance) -> float:
+    """Bits per weight of a coded tensor in memory, judged on some of its rows."""
+    shape = tuple(tensor.shape)
+    if format.levels is not None:
+        return replace(format, code="fixed").bits(shape)
+    sample, weight, factor = sampled_rows(tensor, importance)
+    held = entropy_coded.resident(format.quantize(sample, weight))
+    return grown_bits(held.parts, factor) / prod(shape)
 
 
 def sampled_rows(tensor: Tensor, importance: Importance) -> tuple[Tensor, Importance, float]:

@@ -16,7 +16,7 @@ from octavo.base.errors import BudgetError, OutputError, about
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter, open_checkpoint
 from octavo.compress.effort import effort_of
-from octavo.compress.plan import BudgetOf, Plan
+from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.planning import (
     Subject,
     budget_bits,
@@ -32,7 +32,8 @@ from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.transformed import forget_transformed, transformed_source
 from octavo.compress.transforming import Transform
-from octavo.formats import Format
+from octavo.formats import Format, entropy_coded
+from octavo.formats.tensor import QuantizedTensor
 
 VERSION = 1
 
@@ -253,9 +254,23 @@ def _carry_out(
         excess = _excess(plan, writer, subject)
         if excess > 0 and plan.step is not None:
             return _coarser(plan, excess)
+        made = _with_memory(made, writer)
         files = {"plan.json": made.to_json()}
         writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
     return _result(subject, made, out, start)
+
+
+def _with_memory(plan: Plan, writer: CheckpointWriter) -> Plan:
+    """The plan with what its coded tensors take in memory, now that they are known."""
+
+    def known(entry: PlanEntry) -> PlanEntry:
+        format = Format.parse(entry.format)
+        if format.code == "fixed" or writer.finished:
+            return entry
+        quantized = QuantizedTensor(format, entry.shape, writer.read(entry.name))
+        return replace(entry, resident_bits=entropy_coded.resident(quantized).bits_per_weight)
+
+    return replace(plan, entries=tuple(map(known, plan.entries)))
 
 
 def _left(plan: Plan, writer: CheckpointWriter, subject: Subject) -> float:

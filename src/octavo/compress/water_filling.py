@@ -26,7 +26,6 @@ from octavo.compress.allocation import closed_form_bits
 from octavo.formats import grid_census, grid_codes
 from octavo.formats.entropy_coded import side_bits
 from octavo.formats.grid_codes import Steps
-from octavo.formats.grid_resident import resident_bits
 
 T = TypeVar("T")
 
@@ -87,11 +86,10 @@ class Level:
 
 
 class Cost(NamedTuple):
-    """Exact bits in the file, predicted loss, and bits in memory."""
+    """Exact bits in the file, and predicted loss."""
 
     bits: float
     loss: float
-    resident: int
 
 
 def cost(matrix: Weighted, step: float, states: int) -> Cost:
@@ -99,9 +97,7 @@ def cost(matrix: Weighted, step: float, states: int) -> Cost:
     grid = grid_codes.scaled_grid(matrix.values, replace(matrix.unit, step=float(np.float32(step))), states)
     census = grid_census.take_census(matrix.values, grid)
     _, _, bits = census.best_tables()
-    rows, columns = matrix.values.shape
-    resident = resident_bits(rows, columns, *census.wide, grid.quantizers)
-    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2, resident)
+    return Cost(bits + side_bits(grid), 0.5 * census.error * step**2)
 
 
 def sampled(matrix: Weighted, weights: int) -> Weighted:

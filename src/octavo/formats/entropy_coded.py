@@ -24,7 +24,7 @@ For codebook elements `coded` takes the place of `codes`: version, three zero by
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
 
 A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has fixed-width codes
-(codebooks) or about one byte a weight (grids, octavo.formats.grid_resident): `row_step` and `column_step` are the
+(codebooks), or columns of unequal width (grids, octavo.formats.grid_resident): `row_step` and `column_step` are the
 negative logarithms of the rows' and columns' steps in quarter octaves, `step` the common step, `points` the values of
 the indices -4 ... 4.
 """
@@ -156,7 +156,7 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
 
 
 def resident(quantized: QuantizedTensor) -> QuantizedTensor:
-    """The form that is kept in memory: grid indices in int8 with their steps, or fixed-width codes.
+    """The form that is kept in memory: grid indices as wide as each column needs, or fixed-width codes.
 
     Raises:
         CheckpointError: the stream is damaged.

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from octavo.formats.coding import ans, scale_context
 from octavo.formats.grid_codes import LARGEST, Grid, Indices
 
-NARROW = 127
-"""Largest position (`points`) that takes one byte in memory."""
-
 POINTS = 4
 """Indices ±1 … ±POINTS have reconstruction points of their own."""
 
@@ -27,13 +24,11 @@ class Census:
         shortfall: mean of the value less the weight, in steps and in the direction of the weight, for |index| = 1 …
             POINTS of each quantizer.
         error: sum of squared errors in steps, after reconstruction at the centroids.
-        wide: how many rows, and how many columns, have a value beyond `NARROW` in memory.
     """
 
     counts: NDArray[np.int64]
     shortfall: NDArray[np.float64]
     error: float
-    wide: tuple[int, int]
 
     def best_tables(self) -> tuple[int, list[ans.Table | None], float]:
         """Context width, tables and bits (tables included) that code the census shortest."""
@@ -69,14 +64,10 @@ def census_of(chunks: Iterable[Indices], grid: Grid) -> Census:
     counts = np.zeros(grid.quantizers * scale_context.FINEST * size, dtype=np.int64)
     number, short = (np.zeros(grid.quantizers * kinds) for _ in range(2))
     square = 0.0
-    wide_rows, wide_columns = 0, np.zeros(len(grid.column_scale), dtype=bool)
     for found in chunks:
         folded = np.abs(found.index)
         table = found.quantizer.astype(np.int32) * scale_context.FINEST + found.context
         counts += np.bincount((table * size + folded).ravel(), minlength=len(counts))
-        beyond = grid.quantizers * found.magnitude > NARROW
-        wide_rows += int(beyond.any(1).sum())
-        wide_columns |= beyond.any(0)
         gap = found.magnitude - np.abs(found.scaled)
         square += float(np.square(gap, dtype=np.float64).sum())
         kind = (found.quantizer.astype(np.int32) * kinds + np.minimum(folded, POINTS + 1)).ravel()
@@ -85,8 +76,7 @@ def census_of(chunks: Iterable[Indices], grid: Grid) -> Census:
     # An index of 0 has no sign to move towards, and large ones have no points of their own.
     mean = (short / np.maximum(number, 1)).reshape(grid.quantizers, kinds)[:, 1 : POINTS + 1]
     error = square - float((number.reshape(grid.quantizers, kinds)[:, 1 : POINTS + 1] * mean**2).sum())
-    wide = wide_rows, int(wide_columns.sum())
-    return Census(counts.reshape(grid.quantizers, scale_context.FINEST, size), mean, error, wide)
+    return Census(counts.reshape(grid.quantizers, scale_context.FINEST, size), mean, error)
 
 
 def points(shortfall: NDArray[np.float64], states: int) -> NDArray[np.float32]:

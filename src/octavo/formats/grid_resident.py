@@ -1,14 +1,18 @@
-"""Grid indices as they are kept in memory: one byte a weight, two where the indices are large.
+"""Grid indices as they are kept in memory: every column as wide as its indices need, sorted by width.
 
-A grid's bit stream cannot be computed with. Decoded, its indices go up to 511, and nearly all of them fit into a byte.
-Those that do not stand together, in the columns (inputs) or rows (tokens of a vocabulary) that matter most; whichever
-takes less memory is kept in two bytes beside the others. The parts, which are never stored in a file:
+A grid's bit stream cannot be computed with. Decoded, its indices go up to 511 and more, but each column (input) has its
+own range: most take three to six bits, a few that matter most take a byte or two. Columns of one width are packed
+together, so that nothing need be decoded bit by bit; the few indices that a width would be wasted on are kept apart.
+The parts, which are never stored in a file:
 
-- `codes`: int8 [rows, columns], the values in steps (of a trellis: in half steps), 0 where a weight is in a wide
-  column or row;
-- `row_step`, `column_step`, `step`, `points`: see octavo.formats.entropy_coded;
-- `wide` and `wide_codes`: int32 [k] and int16 [rows, k], the wide columns; or
-- `wide_rows` and `wide_row_codes`: int32 [k] and int16 [k, columns], the wide rows.
+- `place`: int16 or int32 [columns], where each column stands in the order of width, the widest first;
+- `codes_0`: uint8 [0, n], a place holder for the n columns of width 0, all of whose codes are apart;
+- `codes_K`: uint8 [rows, n·K/8], the values in steps (of a trellis: in half steps) of the columns of width K = 2 … 8,
+  plus 2^(K-1), packed by octavo.kernels.layout row by row, n a multiple of 8 (the last of the narrowest may stand for
+  none);
+- `codes_16`: int16 [rows, n];
+- `far_row`, `far_column`, `far_code`: int32, int32 and int16, the values apart, in the order of rows;
+- `row_step`, `column_step`, `step`, `points`: see octavo.formats.entropy_coded.
 """
 
 from __future__ import annotations
@@ -24,74 +28,149 @@ from torch import Tensor
 
 from octavo import kernels
 from octavo.formats.coding import scale_context
-from octavo.formats.grid_census import NARROW, POINTS
 
 OCTAVES = 126
 """Row and column steps lie within 2^±126: they and their products by a fraction are normal numbers in float32."""
 
 _FARTHEST = OCTAVES * scale_context.QUARTERS
 
+WIDTHS = (0, 2, 3, 4, 5, 6, 7, 8, 16)
+"""Bits that a column's codes may take."""
+
+APART = 80
+"""Bits of a code that is kept apart, with its row and column."""
+
+TOGETHER = 8
+"""Columns of one width come in multiples of this, so that every row starts at a whole byte."""
+
 
 def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
     """The parts that hold a matrix of indices."""
-    magnitudes = np.abs(codes)
-    rows, columns = (np.flatnonzero(magnitudes.max(axis) > NARROW) for axis in (1, 0))
-    by_row, by_column = _wide_bits(codes.shape, len(rows), len(columns))
-    apart = {}
-    if by_row < by_column:
-        apart = {"wide_rows": rows.astype(np.int32), "wide_row_codes": codes[rows]}
-        codes[rows] = 0
-    elif len(columns):
-        apart = {"wide": columns.astype(np.int32), "wide_codes": np.ascontiguousarray(codes[:, columns])}
-        codes[:, columns] = 0
-    return {name: torch.from_numpy(part) for name, part in {"codes": codes.astype(np.int8), **apart}.items()}
+    rows, columns = codes.shape
+    needed = _needed(codes)
+    number = _filled(_widths(needed, rows))
+    order = np.argsort(-number, kind="stable")
+    place = np.empty(columns, dtype=np.int16 if columns < 1 << 15 else np.int32)
+    place[order] = np.arange(columns)
+    far = needed > np.array(WIDTHS, dtype=np.uint8)[number]
+    far_row, far_column = (part.astype(np.int32) for part in np.nonzero(far))
+    near = torch.from_numpy(np.where(far, np.int16(0), codes)[:, order])
+    parts = {"place": place, "far_row": far_row, "far_column": far_column, "far_code": codes[far]}
+    found = {name: torch.from_numpy(part) for name, part in parts.items()}
+    first = 0
+    for width in reversed(WIDTHS):
+        count = int((number == WIDTHS.index(width)).sum())
+        if count:
+            found[f"codes_{width}"] = _packed(near[:, first : first + count], width)
+            first += count
+    return found
 
 
-def resident_bits(rows: int, columns: int, wide_rows: int, wide_columns: int, quantizers: int = 1) -> int:
-    """Bits of a matrix in memory of which so many rows, or so many columns, have indices beyond a byte."""
-    points = 2 * quantizers * POINTS + 1
-    wide = min(_wide_bits((rows, columns), wide_rows, wide_columns))
-    return 8 * rows * columns + wide + 16 * (rows + columns) + 32 * (1 + points)
+def grown_bits(parts: Mapping[str, Tensor], factor: float) -> int:
+    """Bits of a matrix that has `factor` times as many rows like those of these parts."""
+    bits = {name: 8 * part.element_size() * part.numel() for name, part in parts.items()}
+    by_column = sum(bits[name] for name in ("place", "column_step", "step", "points"))
+    return round(by_column + factor * (sum(bits.values()) - by_column))
+
+
+def _needed(codes: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """The narrowest width that holds each code."""
+    size = np.arange(1 << 15)
+    bits = np.where(size > 0, np.ceil(np.log2(size + 1)) + 1, 0)
+    width = np.array(WIDTHS)[np.searchsorted(WIDTHS, bits)].astype(np.uint8)
+    return width[np.abs(codes.astype(np.int32))]
+
+
+def _widths(needed: NDArray[np.uint8], rows: int) -> NDArray[np.int64]:
+    """For every column the place in `WIDTHS` of the width that takes least, codes apart included."""
+    beyond = np.stack([(needed > width).sum(0) for width in WIDTHS])
+    return (np.array(WIDTHS)[:, None] * rows + APART * beyond).argmin(0)
+
+
+def _filled(number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some columns made wider, so that each width but the narrowest has a multiple of `TOGETHER` columns."""
+    number = number.copy()
+    order = np.argsort(-number, kind="stable")
+    first = 0
+    while first < len(order):
+        widest = number[order[first]]
+        count = int((number[order[first:]] == widest).sum())
+        last = min(first + -(-count // TOGETHER) * TOGETHER, len(order))
+        number[order[first:last]] = widest
+        first = last
+    return number
+
+
+def _packed(codes: Int16[Tensor, "rows columns"], width: int) -> Tensor:
+    rows, columns = codes.shape
+    if width == 0:
+        return torch.empty(0, columns, dtype=torch.uint8)
+    if width == 16:
+        return codes.contiguous()
+    padded = torch.zeros(rows, -(-columns // TOGETHER) * TOGETHER, dtype=torch.uint8)
+    padded[:, :columns] = (codes + (1 << (width - 1))).to(torch.uint8)
+    return kernels.pack(padded.flatten(), 1 << width).view(rows, -1)
 
 
 def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
     """The values of a matrix."""
-    codes, points = parts["codes"], parts["points"]
-    row = _steps(parts["row_step"])
-    column = _steps(parts["column_step"]) * parts["step"]
-    if "wide_rows" in parts:
-        wide = parts["wide_rows"].long()
-        wide_values = kernels.separable_dequantize(parts["wide_row_codes"], row[wide], column, points)
-        return kernels.separable_dequantize(codes, row, column, points).index_copy_(0, wide, wide_values)
-    if "wide" not in parts:
-        return kernels.separable_dequantize(codes, row, column, points)
-    wide = parts["wide"].long()
-    wide_values = kernels.separable_dequantize(parts["wide_codes"], row, column[wide], points)
-    if len(wide) == codes.shape[1]:
-        return wide_values
-    values = kernels.separable_dequantize(codes, row, column, points)
-    # Several times as fast as assigning to values[:, wide].
-    return values.scatter_(1, wide.expand(wide_values.shape), wide_values)
+    place, points = parts["place"].long(), parts["points"]
+    row, column = _steps(parts["row_step"]), _steps(parts["column_step"]) * parts["step"]
+    rows, columns = len(row), len(column)
+    sorted_step = torch.empty_like(column).index_copy_(0, place, column)
+    values = torch.empty(rows, columns, device=row.device)
+    first = 0
+    for width in reversed(WIDTHS):
+        if (packed := parts.get(f"codes_{width}")) is None:
+            continue
+        count = min(columns - first, _columns(packed, width))
+        now = slice(first, first + count)
+        if width == 0:
+            values[:, now] = 0
+        else:
+            codes = _unpacked(packed, width, rows)[:, :count].contiguous()
+            values[:, now] = kernels.separable_dequantize(codes, row, sorted_step[now], points)
+        first += count
+    values = values.index_select(1, place)
+    if len(parts["far_row"]):
+        far_row, far_column = parts["far_row"].long(), parts["far_column"].long()
+        one = torch.ones(1, device=row.device)
+        far = kernels.separable_dequantize(parts["far_code"][:, None], row[far_row] * column[far_column], one, points)
+        values[far_row, far_column] = far[:, 0]
+    return values
+
+
+def _columns(packed: Tensor, width: int) -> int:
+    return packed.shape[1] * 8 // width if 0 < width < 16 else packed.shape[1]
+
+
+def _unpacked(packed: Tensor, width: int, rows: int) -> Tensor:
+    if width == 16:
+        return packed
+    count = _columns(packed, width)
+    codes = kernels.unpack(packed.reshape(-1), 1 << width, rows * count).view(rows, count)
+    return codes.view(torch.int8).add_(-(1 << (width - 1)))
 
 
 def take_rows(parts: Mapping[str, Tensor], rows: slice | Int64[Tensor, " rows"]) -> dict[str, Tensor]:
     """The parts of some rows: of a slice without copying, or of row numbers in any order."""
-    taken = {**parts, "codes": parts["codes"][rows], "row_step": parts["row_step"][rows]}
-    if "wide_codes" in parts:
-        taken["wide_codes"] = parts["wide_codes"][rows]
-    if "wide_rows" in parts:
-        wide = parts["wide_rows"].long()
-        numbers = torch.arange(rows.start, rows.stop, device=wide.device) if isinstance(rows, slice) else rows
-        position = torch.searchsorted(wide, numbers).clamp_max(len(wide) - 1)
-        here = (wide[position] == numbers).nonzero().flatten()
-        taken |= {"wide_rows": here, "wide_row_codes": parts["wide_row_codes"][position[here]]}
+    taken = {name: part[rows] if name.startswith("codes_") and len(part) else part for name, part in parts.items()}
+    taken["row_step"] = parts["row_step"][rows]
+    # The codes apart of a row follow each other.
+    far_row = parts["far_row"].long()
+    if isinstance(rows, slice):
+        first, last = torch.searchsorted(far_row, torch.tensor([rows.start, rows.stop], device=far_row.device)).tolist()
+        taken |= {name: parts[name][first:last] for name in ("far_row", "far_column", "far_code")}
+        taken["far_row"] = taken["far_row"] - rows.start
+        return taken
+    first, last = (torch.searchsorted(far_row, rows, right=right) for right in (False, True))
+    count = last - first
+    owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
+    within = torch.arange(len(owner), device=rows.device) - (count.cumsum(0) - count)[owner]
+    chosen = first[owner] + within
+    taken |= {name: parts[name][chosen] for name in ("far_column", "far_code")}
+    taken["far_row"] = owner.to(torch.int32)
     return taken
-
-
-def _wide_bits(shape: tuple[int, ...], wide_rows: int, wide_columns: int) -> tuple[int, int]:
-    """Bits of the wide parts by row and by column."""
-    rows, columns = shape
-    return (16 * columns + 32) * wide_rows, (16 * rows + 32) * wide_columns
 
 
 def _steps(quarters: Int16[Tensor, " side"]) -> Float32[Tensor, " side"]:

@@ -1,0 +1,140 @@
+"""Fixed-rate trellis codes: b bits a weight choose, together with those of the rows below, among thousands of values.
+
+A code of fixed width that rounds weights one by one loses 0.25 bit for its cells being intervals, and up to 0.47 more
+because it must spend values on what is rare (Panter and Dite). A path through a trellis (octavo.kernels.shift_trellis)
+wins most of both back: many weights share their bits, so rare values may be expensive.
+
+The values of all states lie on a curve over the normal law: the value of rank r of S is the curve at the normal
+quantile z of (r + 1/2) / S. The curve is fitted to the tensor and stored as its values at `KNOTS`; between them it is
+linear. A random code of rate b works best if its values have the density of an optimal reproduction, which at high rate
+is the source's own (Cover and Thomas, Elements of Information Theory, chapter 10); a scalar quantizer wants the cube
+root of it. A trellis of 2^L states starts in between, at the power 1 - 2b/(3L), and then takes Lloyd's steps: encode,
+and move the curve to where its weights are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from octavo.base.errors import FormatError
+from octavo.formats.elements.sorted_sample import SortedSample
+from octavo.formats.elements.tokens import element_token, refuse_unknown, whole_number
+from octavo.kernels import shift_decode, shift_encode
+from octavo.kernels.shift_trellis import check_trellis, ranks
+
+NAME = "trellis"
+EXAMPLE = "trellis(states=4096)@3"
+STATES = 4096
+"""States where the token names none."""
+
+KNOTS = 17
+"""Knots of the curve, at the normal quantiles -4, -3.5, ... 4."""
+
+REACH = 4.0
+
+STEPS = 2
+"""Lloyd steps."""
+
+RIDGE = 1e-3
+"""Of the mean weight of a knot: how firmly a knot that no weight reaches stays where it is."""
+
+
+@dataclass(frozen=True)
+class Trellis:
+    """A bit-shift trellis with values fitted to the tensor.
+
+    Attributes:
+        states: of the trellis.
+        bits: of a code.
+    """
+
+    states: int
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_trellis(self.states, self.bits)
+
+    @property
+    def levels(self) -> int:
+        """How many codes there are."""
+        return 2**self.bits
+
+    def table(self, curve: Float[Tensor, " knots"]) -> Float32[Tensor, " states"]:
+        """The value of each state, from a curve's values at the knots."""
+        values = np.interp(self._quantiles().numpy(), _knots(), curve.double().cpu().numpy())
+        return torch.from_numpy(values).float().to(curve.device)
+
+    def _quantiles(self) -> Float64[Tensor, " states"]:
+        """Where on the curve each state lies."""
+        return torch.special.ndtri((ranks(self.states, self.bits).double() + 0.5) / self.states)
+
+    def fit(
+        self, weights: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "rows columns"]
+    ) -> Float32[Tensor, " knots"]:
+        """The curve for (a sample of) scaled weights.
+
+        Args:
+            weights: columns, or stretches of columns, in units of their scales.
+            mass: what a squared error of each costs.
+        """
+        sample = SortedSample.of(weights.flatten(), mass.flatten())
+        shares = torch.special.ndtr(torch.from_numpy(_knots())).numpy()
+        start = sample.powered_quantiles(shares, 1 - 2 * self.bits / (3 * math.log2(self.states)))
+        # An optimal reproduction has the variance of the source less that of its error.
+        curve = torch.from_numpy(start).to(weights.device) * math.sqrt(1 - 0.25**self.bits)
+        place = self._quantiles().float().to(weights.device)
+        for _ in range(STEPS):
+            codes = shift_encode(weights, self.table(curve), self.bits)
+            rows, columns = weights.shape
+            unit = torch.ones(1, 1, device=weights.device), columns, torch.ones(columns, device=weights.device)
+            reached = shift_decode(codes, place, self.bits, rows, *unit)
+            curve = _moved(curve, reached.flatten(), weights.flatten(), mass.flatten())
+        return curve.float()
+
+    def __str__(self) -> str:
+        return element_token(NAME, {"states": str(self.states)}, self.levels)
+
+
+def _knots() -> np.ndarray:
+    return np.linspace(-REACH, REACH, KNOTS)
+
+
+def _moved(
+    curve: Float64[Tensor, " knots"],
+    reached: Float32[Tensor, " n"],
+    weights: Float32[Tensor, " n"],
+    mass: Float32[Tensor, " n"],
+) -> Float64[Tensor, " knots"]:
+    """The curve of least weighted squared error for weights that lie at given places of it."""
+    place = (reached.double().clamp(-REACH, REACH) + REACH) * ((KNOTS - 1) / (2 * REACH))
+    left = place.floor().clamp(max=KNOTS - 2)
+    share, left = place - left, left.long()
+    error = weights - torch.lerp(curve[left], curve[left + 1], share)
+    ends = ((left, 1 - share), (left + 1, share))
+    gram = torch.zeros(KNOTS, KNOTS, dtype=torch.float64, device=curve.device)
+    pull = torch.zeros_like(curve)
+    for one, own in ends:
+        pull.index_add_(0, one, own * mass * error)
+        for other, share_of_other in ends:
+            gram.index_put_((one, other), own * share_of_other * mass, accumulate=True)
+    heaviest = gram.diagonal().mean()
+    gram.diagonal().add_(torch.where(heaviest > 0, RIDGE * heaviest, 1.0))
+    return curve + torch.linalg.solve(gram, pull)
+
+
+def parse_trellis(arguments: dict[str, str], levels: int | None) -> Trellis:
+    """`trellis(states=4096)@3`, or `trellis@3` for so many states.
+
+    Raises:
+        FormatError: no whole number of bits, or a number of states that there is no trellis of.
+    """
+    refuse_unknown(NAME, arguments, {"states": None})
+    if levels is None or levels & (levels - 1):
+        raise FormatError(f"{NAME} needs a whole number of bits", f"write {EXAMPLE}")
+    return Trellis(whole_number(arguments.get("states", str(STATES)), "states"), levels.bit_length() - 1)

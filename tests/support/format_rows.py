@@ -38,6 +38,7 @@ FIXED_WIDTH = (
     "trellis(states=1024)@5 tensor rms:fp32",
     "trellis(states=256)@4 b16 signmax:s8",
     "columns(trellis(states=256)@4=16,int@4=8,trellis(states=256)@3) channel rms:u8",
+    "columns(trellis(states=1024)@5=16,trellis(states=256)@4) b16 search:s8",
     "mxfp4",
     "mxfp6-e2m3",
     "mxfp6-e3m2",

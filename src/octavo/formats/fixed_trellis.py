@@ -2,8 +2,8 @@
 
 A path runs along a column, so all weights of a column should follow one law: besides the scales that the format string
 names, every column has a scale of its own. Both are root mean squares of what the other leaves, whatever importance
-says: at one width for all, the error of a weight is in proportion to its scale. Importance weighs the fit of the curve,
-and decides between widths in groups of columns (octavo.formats.column_groups).
+says: at one width for all, the error of a weight is in proportion to its scale. (`search` is `rms` here.) Importance
+weighs the fit of the curve, and decides between widths in groups of columns (octavo.formats.column_groups).
 
 Parts:
 
@@ -18,7 +18,7 @@ The value of a weight is table[state] * (scale * column scale). Memory is a few 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -40,12 +40,6 @@ from octavo.measure.sources import Normal
 
 if TYPE_CHECKING:
     from octavo.formats.format import Format
-
-FIT_SAMPLE = 1 << 17
-"""Weights that a curve is fitted to, at most."""
-
-STRETCH = 1024
-"""Rows of a column that they are taken from in one piece."""
 
 BALANCINGS = 3
 """Times that the scales of rows and those of columns take turns."""
@@ -114,7 +108,7 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
     if importance is not None:
         known = importance.checked(*matrix.shape).damped()
         mass = mass * known.row.to(mass)[:, None] * known.column.to(mass)
-    parts["codebook"] = _element(format).fit(*_sample(_scaled(matrix, scale), mass))
+    parts["codebook"] = _element(format).fit(_scaled(matrix, scale), mass.expand(matrix.shape))
     return TrellisRounder(format, parts)
 
 
@@ -177,6 +171,8 @@ def used_scales(
 def _balanced(matrix: Float32[Tensor, "rows columns"], scaling: Scaling) -> dict[str, Tensor]:
     """Scales and column scales as they are stored."""
     columns = matrix.shape[1]
+    # The curve is fitted to whatever scales there are, so that a search would find little.
+    scaling = replace(scaling, statistic="rms") if scaling.statistic == "search" else scaling
     column = torch.ones(columns, device=matrix.device)
     for _ in range(BALANCINGS):
         scales = block_statistic(_scaled(matrix, column), scaling)
@@ -211,23 +207,6 @@ def _product(
 def _scaled(values: Float32[Tensor, "*shape"], scale: Float32[Tensor, "*scale"]) -> Float32[Tensor, "*shape"]:
     """Values in units of their scale; 0 where that is 0."""
     return torch.where(scale != 0, values / scale, 0.0)
-
-
-def _sample(
-    scaled: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "_ columns"]
-) -> tuple[Float32[Tensor, "stretch pieces"], Float32[Tensor, "stretch pieces"]]:
-    """Stretches of columns, and what a squared error of each weight in them costs; the whole matrix if it is small."""
-    rows, columns = scaled.shape
-    mass = mass.expand(rows, columns)
-    if rows * columns <= FIT_SAMPLE:
-        return scaled, mass
-    height = min(rows, STRETCH)
-    pieces = FIT_SAMPLE // height
-    draws = torch.Generator().manual_seed(FIT_SAMPLE)
-    column = torch.randint(columns, (pieces,), generator=draws).to(scaled.device)
-    first = torch.randint(rows - height + 1, (pieces,), generator=draws).to(scaled.device)
-    row = first + torch.arange(height, device=scaled.device)[:, None]
-    return scaled[row, column], mass[row, column]
 
 
 def _element(format: Format) -> Trellis:

@@ -33,7 +33,7 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if isinstance(quantized.format.element, ColumnGroups):
         return assembled(quantized, len(index), lambda group: select_rows(group, index))
     if isinstance(quantized.format.element, Trellis):
-        return fixed_trellis.select_rows(quantized, index)
+        return fixed_trellis.select_rows(quantized, index) if index.numel() else None
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
@@ -72,7 +72,7 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
     if isinstance(quantized.format.element, ColumnGroups):
         return assembled(quantized, stop - start, lambda group: slice_rows(group, start, stop))
     if isinstance(quantized.format.element, Trellis):
-        return fixed_trellis.slice_rows(quantized, start, stop)
+        return fixed_trellis.slice_rows(quantized, start, stop) if start < stop else None
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
         return None

@@ -6,10 +6,10 @@ wins most of both back: many weights share their bits, so rare values may be exp
 
 The values of all states lie on a curve over the normal law: the value of rank r of S is the curve at the normal
 quantile z of (r + 1/2) / S. The curve is fitted to the tensor and stored as its values at `KNOTS`; between them it is
-linear. A random code of rate b works best if its values have the density of an optimal reproduction, which at high rate
-is the source's own (Cover and Thomas, Elements of Information Theory, chapter 10); a scalar quantizer wants the cube
-root of it. A trellis of 2^L states starts in between, at the power 1 - 2b/(3L), and then takes Lloyd's steps: encode,
-and move the curve to where its weights are.
+linear. A random code works best if its values have the density of an optimal reproduction, which at high rate is the
+source's own (Cover and Thomas, Elements of Information Theory, chapter 10); a scalar quantizer wants the cube root of
+it. A trellis of 2^L states lies between, near the power 1 - 2b/(3L). Some powers around it are tried on a sample, the
+heavier the tails the lower is best, and then the curve is moved to where its weights are, as in a step of Lloyd's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats.elements.sorted_sample import SortedSample
+from octavo.formats.elements.sorted_sample import SortedSample, subset
 from octavo.formats.elements.tokens import element_token, refuse_unknown, whole_number
 from octavo.kernels import shift_decode, shift_encode
 from octavo.kernels.shift_trellis import check_trellis, ranks
@@ -38,8 +38,17 @@ KNOTS = 17
 
 REACH = 4.0
 
-STEPS = 2
-"""Lloyd steps."""
+SHARES = (1 / 2, 2 / 3, 5 / 6, 1.0)
+"""How far towards the cube root of the density (2/3 for a single state's worth of memory) curves start."""
+
+SAMPLE = 1 << 20
+"""Weights whose density a curve starts from, at most."""
+
+STRETCHES = 1 << 16
+"""Weights that are encoded to choose and to fit a curve, at most."""
+
+HEIGHT = 1024
+"""Rows of a column that they are taken from in one piece."""
 
 RIDGE = 1e-3
 """Of the mean weight of a knot: how firmly a knot that no weight reaches stays where it is."""
@@ -77,25 +86,38 @@ class Trellis:
     def fit(
         self, weights: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "rows columns"]
     ) -> Float32[Tensor, " knots"]:
-        """The curve for (a sample of) scaled weights.
+        """The curve for a matrix.
 
         Args:
-            weights: columns, or stretches of columns, in units of their scales.
+            weights: in units of their scales.
             mass: what a squared error of each costs.
         """
-        sample = SortedSample.of(weights.flatten(), mass.flatten())
+        sample = SortedSample.of(*subset(weights.flatten(), mass.flatten(), SAMPLE))
+        weights, mass = _stretches(weights, mass)
+        least, best = math.inf, torch.zeros(KNOTS)
+        for share in SHARES:
+            curve = self._start(sample, share).to(weights.device)
+            places = self._places(curve, weights).flatten()
+            loss, moved = _moved(curve, places, weights.flatten(), mass.flatten())
+            if loss < least:
+                least, best = loss, moved.float()
+        return best
+
+    def _start(self, sample: SortedSample, share: float) -> Float64[Tensor, " knots"]:
+        """The quantiles of the sample's density to the power 1 - share · b/L."""
         shares = torch.special.ndtr(torch.from_numpy(_knots())).numpy()
-        start = sample.powered_quantiles(shares, 1 - 2 * self.bits / (3 * math.log2(self.states)))
+        curve = torch.from_numpy(sample.powered_quantiles(shares, 1 - share * self.bits / math.log2(self.states)))
         # An optimal reproduction has the variance of the source less that of its error.
-        curve = torch.from_numpy(start).to(weights.device) * math.sqrt(1 - 0.25**self.bits)
-        place = self._quantiles().float().to(weights.device)
-        for _ in range(STEPS):
-            codes = shift_encode(weights, self.table(curve), self.bits)
-            rows, columns = weights.shape
-            unit = torch.ones(1, 1, device=weights.device), columns, torch.ones(columns, device=weights.device)
-            reached = shift_decode(codes, place, self.bits, rows, *unit)
-            curve = _moved(curve, reached.flatten(), weights.flatten(), mass.flatten())
-        return curve.float()
+        return curve * math.sqrt(1 - 0.25**self.bits)
+
+    def _places(
+        self, curve: Float64[Tensor, " knots"], weights: Float32[Tensor, "rows columns"]
+    ) -> Float32[Tensor, "rows columns"]:
+        """Where on the curve each weight's value lies."""
+        codes = shift_encode(weights, self.table(curve), self.bits)
+        rows, columns = weights.shape
+        unit = torch.ones(1, 1, device=weights.device), columns, torch.ones(columns, device=weights.device)
+        return shift_decode(codes, self._quantiles().float().to(weights.device), self.bits, rows, *unit)
 
     def __str__(self) -> str:
         return element_token(NAME, {"states": str(self.states)}, self.levels)
@@ -107,12 +129,12 @@ def _knots() -> np.ndarray:
 
 def _moved(
     curve: Float64[Tensor, " knots"],
-    reached: Float32[Tensor, " n"],
+    places: Float32[Tensor, " n"],
     weights: Float32[Tensor, " n"],
     mass: Float32[Tensor, " n"],
-) -> Float64[Tensor, " knots"]:
-    """The curve of least weighted squared error for weights that lie at given places of it."""
-    place = (reached.double().clamp(-REACH, REACH) + REACH) * ((KNOTS - 1) / (2 * REACH))
+) -> tuple[float, Float64[Tensor, " knots"]]:
+    """The weighted squared error of weights that lie at given places of a curve, and the curve that has the least."""
+    place = (places.double().clamp(-REACH, REACH) + REACH) * ((KNOTS - 1) / (2 * REACH))
     left = place.floor().clamp(max=KNOTS - 2)
     share, left = place - left, left.long()
     error = weights - torch.lerp(curve[left], curve[left + 1], share)
@@ -125,7 +147,23 @@ def _moved(
             gram.index_put_((one, other), own * share_of_other * mass, accumulate=True)
     heaviest = gram.diagonal().mean()
     gram.diagonal().add_(torch.where(heaviest > 0, RIDGE * heaviest, 1.0))
-    return curve + torch.linalg.solve(gram, pull)
+    return float(mass.double() @ error.square()), curve + torch.linalg.solve(gram, pull)
+
+
+def _stretches(
+    weights: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "rows columns"]
+) -> tuple[Float32[Tensor, "stretch pieces"], Float32[Tensor, "stretch pieces"]]:
+    """Stretches of columns, and what a squared error of each weight in them costs; the whole matrix if it is small."""
+    rows, columns = weights.shape
+    if rows * columns <= STRETCHES:
+        return weights, mass
+    height = min(rows, HEIGHT)
+    pieces = STRETCHES // height
+    draws = torch.Generator().manual_seed(STRETCHES)
+    column = torch.randint(columns, (pieces,), generator=draws).to(weights.device)
+    first = torch.randint(rows - height + 1, (pieces,), generator=draws).to(weights.device)
+    row = first + torch.arange(height, device=weights.device)[:, None]
+    return weights[row, column], mass[row, column]
 
 
 def parse_trellis(arguments: dict[str, str], levels: int | None) -> Trellis:

@@ -1,4 +1,4 @@
-"""The ops in C++: vectorized for AVX2 where the processor has it, over as many threads as torch uses.
+"""The ops in C++: vectorized for AVX2 or AVX-512 where the processor has it, over as many threads as torch uses.
 
 The extension `_native` checks every size itself and raises ValueError. It is absent where the package was installed
 without a C++20 compiler; `MISSING` then says why.
@@ -31,7 +31,7 @@ _native, MISSING = _load()
 
 
 def instruction_set() -> str:
-    """ "AVX2" or "portable"."""
+    """ "AVX-512", "AVX2" or "portable"."""
     return _extension().instruction_set()
 
 

@@ -1,4 +1,5 @@
-// The inner loops, in one portable and one AVX2 version that agree bit for bit; chosen once, at run time.
+// The inner loops, in a portable, an AVX2 and in part an AVX-512 version that agree bit for bit; chosen once, at run
+// time.
 #pragma once
 
 #include <cstddef>
@@ -57,6 +58,9 @@ constexpr std::uint32_t max_window = 16;
 // Steps between two subtractions of the least cost.
 constexpr std::size_t shift_period = 16;
 
+// So many costs are readable beyond the last.
+constexpr std::size_t shift_spare = 16;
+
 struct Loops {
     const char* name;
 
@@ -95,7 +99,7 @@ struct Loops {
                           std::int16_t* values, std::uint8_t* quantizers);
 
     // Moves the cost of every class of states over `steps` weights, and says for each step and class which of the
-    // 2^bits states was best: a bit for each class, by bits of the decision. There is room for twice the costs.
+    // 2^bits states was best: a bit for each class, by bits of the decision. There is room for twice the costs, and shift_spare.
     void (*shift_walk)(const ShiftTrellis& trellis, const float* weights, std::size_t steps, float* total,
                        std::uint8_t* decisions);
 
@@ -108,6 +112,9 @@ struct Loops {
 extern const Loops portable_loops;
 #if OCTAVO_X86
 extern const Loops avx2_loops;
+
+// The loops with those replaced that are faster with AVX-512.
+Loops with_avx512(Loops loops);
 #endif
 
 // The fastest loops this processor runs; `portable` forces the portable ones.

@@ -81,7 +81,9 @@ const Loops portable_loops = {
 
 const Loops& choose_loops(bool portable) {
 #if OCTAVO_X86
-    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) return avx2_loops;
+    static const Loops avx512_loops = with_avx512(avx2_loops);
+    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        return __builtin_cpu_supports("avx512f") ? avx512_loops : avx2_loops;
 #endif
     (void)portable;
     return portable_loops;

@@ -23,11 +23,11 @@ constexpr std::size_t stretch = 256;
 
 struct Walk {
     std::vector<float> weights;            // from the last row to the first
-    std::vector<float> total;              // twice the classes of states
+    std::vector<float> total;              // twice the classes of states, and what is read beyond
     std::vector<std::uint8_t> decisions;   // by step, bit of the decision and class
 
     Walk(const ShiftTrellis& trellis, std::size_t rows)
-        : weights(rows), total(2 * trellis.nodes()), decisions(rows * trellis.decision_bytes()) {}
+        : weights(rows), total(2 * trellis.nodes() + shift_spare), decisions(rows * trellis.decision_bytes()) {}
 };
 
 void encode(const Loops& loops, const ShiftTrellis& trellis, Walk& walk, std::uint8_t* out) {

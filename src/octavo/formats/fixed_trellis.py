@@ -170,10 +170,9 @@ def used_scales(
 
 def _balanced(matrix: Float32[Tensor, "rows columns"], scaling: Scaling) -> dict[str, Tensor]:
     """Scales and column scales as they are stored."""
-    columns = matrix.shape[1]
     # The curve is fitted to whatever scales there are, so that a search would find little.
     scaling = replace(scaling, statistic="rms") if scaling.statistic == "search" else scaling
-    column = torch.ones(columns, device=matrix.device)
+    column = torch.ones(matrix.shape[1], device=matrix.device)
     for _ in range(BALANCINGS):
         scales = block_statistic(_scaled(matrix, column), scaling)
         rest = _scaled(matrix, _product(scales, torch.ones_like(column), scaling))
@@ -183,13 +182,13 @@ def _balanced(matrix: Float32[Tensor, "rows columns"], scaling: Scaling) -> dict
     parts = {"column_scales": COLUMN_SCALE.encode(column[None], level, up=False), "column_scale": level}
     assert level is not None
     column = COLUMN_SCALE.decode(parts["column_scales"], level)[0]
-    scales = block_statistic(_scaled(matrix, column), scaling) / _span(scaling, columns)
+    scales = block_statistic(_scaled(matrix, column), scaling) / _span(scaling)
     second = scaling.kind.level(scales)
     parts["scales"] = scaling.kind.encode(scales, second, scaling.rounds_up)
     return parts if second is None else parts | {"scale": second}
 
 
-def _span(scaling: Scaling, columns: int) -> float:
+def _span(scaling: Scaling) -> float:
     """What a statistic is of normal weights with root mean square 1."""
     if scaling.base == "rms":
         return 1.0

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
+from scipy import special
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -27,6 +29,7 @@ from octavo.formats.elements.sorted_sample import SortedSample, subset
 from octavo.formats.elements.tokens import element_token, refuse_unknown, whole_number
 from octavo.kernels import shift_decode, shift_encode
 from octavo.kernels.shift_trellis import check_trellis, ranks
+from octavo.measure.sources import Array
 
 NAME = "trellis"
 EXAMPLE = "trellis(states=4096)@3"
@@ -76,12 +79,8 @@ class Trellis:
 
     def table(self, curve: Float[Tensor, " knots"]) -> Float32[Tensor, " states"]:
         """The value of each state, from a curve's values at the knots."""
-        values = np.interp(self._quantiles().numpy(), _knots(), curve.double().cpu().numpy())
+        values = np.interp(_quantiles(self.states, self.bits), _knots(), curve.double().cpu().numpy())
         return torch.from_numpy(values).float().to(curve.device)
-
-    def _quantiles(self) -> Float64[Tensor, " states"]:
-        """Where on the curve each state lies."""
-        return torch.special.ndtri((ranks(self.states, self.bits).double() + 0.5) / self.states)
 
     def fit(
         self, weights: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "rows columns"]
@@ -117,13 +116,20 @@ class Trellis:
         codes = shift_encode(weights, self.table(curve), self.bits)
         rows, columns = weights.shape
         unit = torch.ones(1, 1, device=weights.device), columns, torch.ones(columns, device=weights.device)
-        return shift_decode(codes, self._quantiles().float().to(weights.device), self.bits, rows, *unit)
+        places = torch.from_numpy(_quantiles(self.states, self.bits)).float().to(weights.device)
+        return shift_decode(codes, places, self.bits, rows, *unit)
 
     def __str__(self) -> str:
         return element_token(NAME, {"states": str(self.states)}, self.levels)
 
 
-def _knots() -> np.ndarray:
+@cache
+def _quantiles(states: int, bits: int) -> Array:
+    """Where on the curve each state lies."""
+    return special.ndtri((ranks(states, bits).numpy() + 0.5) / states)
+
+
+def _knots() -> Array:
     return np.linspace(-REACH, REACH, KNOTS)
 
 

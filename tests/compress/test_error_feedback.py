@@ -18,6 +18,7 @@ FORMATS = (
     "cbrt-t(df=5)@3 channel rms:fp32",
     "mxfp4",
     "columns(int@6=8,lloyd@3) b8 search:s8",
+    "trellis(states=256)@3 channel rms:u8",
     "int@3 b16 absmax:bf16 outliers=0.02",
     "grid(step=1.0) channel rms:bf16 ans",
     "grid(step=1.0,states=8) channel rms:bf16 ans",

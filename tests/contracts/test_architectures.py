@@ -33,7 +33,7 @@ def tokens() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_packed_model_is_its_dequantized_twin(name: str, tmp_path: Path, tokens: torch.Tensor) -> None:
-    auto_class, dense, packed = make(name, tmp_path, FORMATS[len(name) % 2])
+    auto_class, dense, packed = make(name, tmp_path, FORMATS[len(name) % len(FORMATS)])
     twin = auto_class.from_pretrained(dense, **EAGER)
     model, info = auto_class.from_pretrained(packed, output_loading_info=True)
     assert not any(info.values())

@@ -65,6 +65,29 @@ def test_damage_is_named(packed: Path, damage: Any, message: str) -> None:
         load(packed)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: change(p, codes=part(p, "codes")[:, :-1].clone()), "codes"),
+        (lambda p: change(p, codes=part(p, "codes")[:-1].clone()), "codes"),
+        (lambda p: change(p, codes=part(p, "codes").flatten()), "codes"),
+        (lambda p: change(p, codebook=part(p, "codebook")[1:].clone()), "codebook"),
+        (lambda p: change(p, codebook=part(p, "codebook") * float("nan")), "not finite"),
+        (lambda p: change(p, column_scale=part(p, "column_scale") * float("inf")), "not finite"),
+        (lambda p: change(p, column_scales=part(p, "column_scales")[:, 1:].clone()), "column_scales"),
+        (lambda p: change(p, column_scales=None), "absent"),
+        (lambda p: configure(p, format="trellis(states=256)@4 channel rms:u8"), "codes"),
+        (lambda p: configure(p, format="trellis(states=3000)@3 channel rms:u8"), "no trellis of 3000 states"),
+        (lambda p: configure(p, format="trellis(states=256)@8 channel rms:u8"), "no codes of 8 bits"),
+    ],
+)
+def test_damage_to_a_trellis_is_named(tmp_path: Path, damage: Any, message: str) -> None:
+    packed = make("llama", tmp_path, "trellis(states=256)@3 channel rms:u8")[2]
+    damage(packed)
+    with pytest.raises((CheckpointError, FormatError), match=message):
+        load(packed)
+
+
 def test_an_unknown_format_is_named(packed: Path) -> None:
     configure(packed, format="cube@3")
     with pytest.raises(FormatError, match="cube"):

@@ -18,6 +18,9 @@ FORMATS = (
     "mxfp4",
     "nvfp4",
     "columns(int@8=4,int@3) channel absmax:bf16",
+    "trellis(states=256)@3 channel rms:u8",
+    "trellis(states=4096)@1 b8 absmax:fp32",
+    "columns(trellis(states=1024)@5=4,trellis(states=256)@2) tensor rms:bf16",
 )
 
 

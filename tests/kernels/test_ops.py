@@ -31,6 +31,16 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_indices": (weights, codes.view(3, 10), torch.rand(2, 4, 6, generator=generator), 8),
         "trellis_values": (grid, 8),
         "trellis_quantizers": (grid, 8),
+        "shift_encode": (weights, torch.randn(256, generator=generator), 2),
+        "shift_decode": (
+            packed.view(4, 2),
+            torch.randn(256, generator=generator),
+            2,
+            5,
+            scales[:1, :2],
+            2,
+            torch.ones(4),
+        ),
     }[name]
 
 
@@ -47,6 +57,8 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_indices",
         "trellis_values",
         "trellis_quantizers",
+        "shift_encode",
+        "shift_decode",
     ],
 )
 def test_opcheck(name: str, generator: torch.Generator) -> None:

@@ -40,7 +40,11 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3-moe": ("AutoModelForCausalLM", "Qwen3MoeConfig", {**SMALL, **EXPERTS}),
     "mixtral": ("AutoModelForCausalLM", "MixtralConfig", {**SMALL, "num_local_experts": 5}),
 }
-FORMATS = ("int@4 b32 absmax:fp16", "cbrt-t(df=5,levels=11) b64 absmax:bf16")
+FORMATS = (
+    "int@4 b32 absmax:fp16",
+    "cbrt-t(df=5,levels=11) b64 absmax:bf16",
+    "columns(trellis(states=256)@4=8,trellis(states=256)@3) channel rms:u8",
+)
 
 
 def make(name: str, folder: Path, text: str, keep: str = "no such tensor") -> tuple[Any, Path, Path]:

@@ -17,6 +17,7 @@ FAMILIES = (
     ("cbrt-laplace@4", "the same for Laplace weights"),
     ("cbrt-t(df=5)@4", "the same for Student-t weights; df=fit fits each tensor"),
     ("lloyd@4", "the tensor's own least-squares centroids (k-means)"),
+    ("trellis(states=4096)@4 channel rms:u8", "a path through thousands of values, the least error at fixed width"),
     ("lloyd-normal@4", "least-squares centroids of the normal density"),
     ("lloyd-laplace@4", "least-squares centroids of the Laplace density"),
     ("lloyd-t(df=5)@4", "least-squares centroids of a Student-t density"),
@@ -61,6 +62,7 @@ def show(
     seed: Annotated[int, typer.Option(help="Of the samples that are measured.")] = 0,
 ) -> None:
     """Show a format's centroids, its bits per weight, and its error on normal, Laplace and Student-t data."""
+    from octavo.formats.elements.trellis import Trellis
     from octavo.formats.format import Format
 
     format = Format.parse(spec)
@@ -74,6 +76,8 @@ def show(
         say(f"{len(found.centroids)} centroids: {' '.join(f'{value:.4g}' for value in found.centroids)}")
     elif format.levels is None:
         say("centroids: all whole multiples of the step")
+    elif isinstance(format.element, Trellis):
+        say(f"centroids: one for each of {format.element.states} states, fitted to the tensor")
     rows = [
         (
             name,

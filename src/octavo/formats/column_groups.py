@@ -26,7 +26,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats.elements import Element, parse_element
+from octavo.formats.elements import Element, parse_fixed_width
+from octavo.formats.elements.trellis import Trellis
 from octavo.formats.importance import Importance
 from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling, block_statistic, row_ranges
@@ -51,8 +52,8 @@ class ColumnGroups:
         rest: element of all further columns.
     """
 
-    first: tuple[tuple[Element, int], ...]
-    rest: Element
+    first: tuple[tuple[Element | Trellis, int], ...]
+    rest: Element | Trellis
 
     def __post_init__(self) -> None:
         if not self.first or any(count < 1 for _, count in self.first):
@@ -64,7 +65,7 @@ class ColumnGroups:
         return min(element.levels for element in self.elements)
 
     @property
-    def elements(self) -> tuple[Element, ...]:
+    def elements(self) -> tuple[Element | Trellis, ...]:
         """The groups' elements in order."""
         return (*(element for element, _ in self.first), self.rest)
 
@@ -102,7 +103,7 @@ def parse_column_groups(token: str) -> ColumnGroups:
     matches = [_ITEM.fullmatch(item) for item in items]
     if token != f"{NAME}({','.join(items)})" or len(items) < 2 or not all(matches):
         raise FormatError(f"{token!r} is no list of columns", f"write for instance {EXAMPLE}")
-    parsed = [(parse_element(match["token"]), match["count"]) for match in matches if match]
+    parsed = [(parse_fixed_width(match["token"]), match["count"]) for match in matches if match]
     if parsed[-1][1] is not None or any(count is None for _, count in parsed[:-1]):
         raise FormatError(f"{token!r} must count all columns but the last", f"write for instance {EXAMPLE}")
     return ColumnGroups(tuple((element, int(count)) for element, count in parsed[:-1]), parsed[-1][0])

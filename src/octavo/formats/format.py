@@ -7,7 +7,7 @@ Parts of a quantized tensor, for fixed-width formats (octavo.formats.fixed_width
 - `codebook`: float32 [levels], for codebooks that the format string does not spell out;
 - `outlier_index`, `outlier_value`: see octavo.formats.outliers.
 
-octavo.formats.column_groups has its own, and so has octavo.formats.entropy_coded.
+octavo.formats.column_groups, octavo.formats.fixed_trellis and octavo.formats.entropy_coded have their own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats import column_groups, fixed_width
+from octavo.formats import column_groups, fixed_trellis, fixed_width
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.element import Element
 from octavo.formats.elements.grid import Grid
+from octavo.formats.elements.trellis import Trellis
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.outliers import outlier_bits
@@ -45,7 +46,7 @@ class Format:
         code: `fixed` width, or entropy coded by asymmetric numeral systems (`ans`).
     """
 
-    element: Element | Grid | Microscaling | ColumnGroups
+    element: Element | Trellis | Grid | Microscaling | ColumnGroups
     scaling: Scaling = field(default_factory=Scaling)
     outliers: float = 0.0
     code: Literal["fixed", "ans"] = "fixed"
@@ -62,6 +63,8 @@ class Format:
             raise FormatError(
                 "groups of columns have fixed width and no outliers", f"write {self.element} b64 search:s8"
             )
+        elif isinstance(self.element, Trellis) and (self.outliers or self.code != "fixed"):
+            raise FormatError(f"{self.element} has fixed width and no outliers", f"write {self.element} {self.scaling}")
         elif self.scaling.granularity == "separable":
             raise FormatError("separable steps belong to grids", "write grid(step=...) separable ans, or e.g. b64")
         if isinstance(self.element, Microscaling) and (
@@ -124,6 +127,8 @@ class Format:
         rows, columns = matrix_shape(shape)
         if isinstance(self.element, ColumnGroups):
             return column_groups.stored_bits(self, rows, columns)
+        if isinstance(self.element, Trellis):
+            return fixed_trellis.stored_bits(self.element, self.scaling, rows, columns)
         scale_rows, blocks = self.scaling.scales_shape(rows, columns)
         kind = self.scaling.kind
         # NVFP4's second level is the type's own; E8M0 has none.
@@ -155,6 +160,8 @@ class Format:
             return entropy_coded.settle(self, weights, importance)
         if isinstance(self.element, ColumnGroups):
             return column_groups.settle(self, weights, importance)
+        if isinstance(self.element, Trellis):
+            return fixed_trellis.settle(self, weights, importance)
         return fixed_width.settle(self, weights, importance)
 
     def quantize(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
@@ -169,6 +176,8 @@ class Format:
             return entropy_coded.dequantize(quantized)
         if isinstance(self.element, ColumnGroups):
             return column_groups.dequantize(quantized)
+        if isinstance(self.element, Trellis):
+            return fixed_trellis.dequantize(quantized)
         return fixed_width.dequantize(quantized)
 
     def fake_quantize(

@@ -3,9 +3,9 @@
     ELEMENT [GRANULARITY] [STATISTIC[:SCALE]] [outliers=P] [ans]
 
 - ELEMENT: `NAME[(key=value,...)][@BITS]`: an element of octavo.formats.elements, such as `cbrt-t(df=5)@3`, `int@4`,
-  `lloyd(levels=11)`, `nf4`, `e2m1`; several of them for groups of columns, `columns(int@8=32,lloyd@5=128,lloyd@3)`; a
-  complete format such as `mxfp4` or `nvfp4`, which takes no further tokens; or `grid@RATE` and `grid(step=X)`, which
-  need `ans`.
+  `lloyd(levels=11)`, `trellis(states=4096)@3`, `nf4`, `e2m1`; several of them for groups of columns,
+  `columns(int@8=32,lloyd@5=128,lloyd@3)`; a complete format such as `mxfp4` or `nvfp4`, which takes no further tokens;
+  or `grid@RATE` and `grid(step=X)`, which need `ans`.
 - GRANULARITY: `tensor`, `channel`, `bN` (default `b64`), or `separable` for grids.
 - STATISTIC: `absmax` (default), `signmax`, `rms`, `absmean`, `search`. SCALE: `bf16` (default), `fp32`, `fp16`, `e8m0`,
   `e4m3`, `e5m2`, `u8`, `s8`.
@@ -24,10 +24,12 @@ from typing import Any
 from octavo.base.errors import FormatError
 from octavo.formats import column_groups
 from octavo.formats.column_groups import ColumnGroups, parse_column_groups
-from octavo.formats.elements import ELEMENTS, STATISTICS, parse_element
+from octavo.formats.elements import ELEMENTS, STATISTICS, parse_fixed_width
 from octavo.formats.elements.element import Element
 from octavo.formats.elements.grid import Grid, parse_grid
 from octavo.formats.elements.tokens import nearest, number_text, real_number
+from octavo.formats.elements.trellis import NAME as TRELLIS
+from octavo.formats.elements.trellis import Trellis
 from octavo.formats.format import Format
 from octavo.formats.microscaling import MICROSCALING, Microscaling, parse_microscaling
 from octavo.formats.scaling import Scaling
@@ -90,7 +92,7 @@ def from_json(fields: Mapping[str, Any]) -> Format:
     return Format(_element(element), Scaling(granularity, statistic, scale), float(outliers), code)
 
 
-def _element(token: str) -> Element | Grid | Microscaling | ColumnGroups:
+def _element(token: str) -> Element | Trellis | Grid | Microscaling | ColumnGroups:
     name = token.partition("(")[0].partition("@")[0]
     if name == "grid":
         return parse_grid(token)
@@ -98,10 +100,10 @@ def _element(token: str) -> Element | Grid | Microscaling | ColumnGroups:
         return parse_column_groups(token)
     if name in MICROSCALING:
         return parse_microscaling(token)
-    if name not in ELEMENTS:
-        known = [*ELEMENTS, *MICROSCALING, "grid", column_groups.NAME]
+    if name not in (*ELEMENTS, TRELLIS):
+        known = [*ELEMENTS, TRELLIS, *MICROSCALING, "grid", column_groups.NAME]
         raise FormatError(f"unknown element {name!r}", nearest(name, known))
-    return parse_element(token)
+    return parse_fixed_width(token)
 
 
 def _kind(token: str) -> str:

@@ -21,6 +21,7 @@ from octavo.base.errors import OctavoError
 from octavo.formats.coding.packing import unpack
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.grid import Grid
+from octavo.formats.elements.trellis import Trellis
 from octavo.formats.tensor import QuantizedTensor
 
 BLOCK = 32
@@ -98,8 +99,8 @@ def _codebook(quantized: QuantizedTensor) -> list[float]:
     if "codebook" in quantized.parts:
         return quantized.parts["codebook"].tolist()
     element, scaling = quantized.format.element, quantized.format.scaling
-    if isinstance(element, Grid | ColumnGroups):
-        raise TypeError("grids and groups of columns have other parts and were refused before")
+    if isinstance(element, Grid | Trellis | ColumnGroups):
+        raise TypeError("grids, trellises and groups of columns have other parts and were refused before")
     return element.codebook(scaling.base, scaling.block).tolist()
 
 

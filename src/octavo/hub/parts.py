@@ -9,10 +9,12 @@ import torch
 
 from octavo.base.errors import CheckpointError
 from octavo.formats.column_groups import ColumnGroups
+from octavo.formats.elements.trellis import KNOTS, Trellis
 from octavo.formats.format import Format, matrix_shape
 from octavo.formats.outliers import outlier_bits, outlier_count
 from octavo.hub.headers import Header
 from octavo.kernels import packed_bytes
+from octavo.kernels.shift_trellis import column_bytes
 
 
 def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
@@ -28,13 +30,15 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
         parts["coded"] = Header((-1,), torch.uint8)
     if format.levels is None:
         return parts
-    if format.code == "fixed":
+    if isinstance(format.element, Trellis):
+        parts |= _trellis_parts(format.element, rows, columns)
+    elif format.code == "fixed":
         parts["codes"] = Header((packed_bytes(rows * columns, format.levels),), torch.uint8)
     kind = format.scaling.kind
     parts["scales"] = Header(format.scaling.scales_shape(rows, columns), kind.dtype)
     if kind.second_level:
         parts["scale"] = Header((kind.second_level,), torch.float32)
-    if format.element.stored:  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(format.element, Trellis) and format.element.stored:  # pyright: ignore[reportAttributeAccessIssue]
         parts["codebook"] = Header((format.levels,), torch.float32)
     count = outlier_count(format.outliers, rows * columns)
     if count:
@@ -42,6 +46,16 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
         parts["outlier_index"] = Header((index,), torch.uint8)
         parts["outlier_value"] = Header((count,), torch.bfloat16)
     return parts
+
+
+def _trellis_parts(element: Trellis, rows: int, columns: int) -> dict[str, Header]:
+    """What a trellis has beside its scales."""
+    return {
+        "codes": Header((columns, column_bytes(rows, element.bits)), torch.uint8),
+        "codebook": Header((KNOTS,), torch.float32),
+        "column_scales": Header((1, columns), torch.uint8),
+        "column_scale": Header((2,), torch.float32),
+    }
 
 
 def check_parts(name: str, format: Format, shape: tuple[int, ...], parts: Mapping[str, Header]) -> None:

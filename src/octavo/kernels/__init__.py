@@ -27,6 +27,8 @@ __all__ = [
     "quantize",
     "quantize_pack",
     "separable_dequantize",
+    "shift_decode",
+    "shift_encode",
     "trellis_indices",
     "trellis_quantizers",
     "trellis_values",
@@ -141,6 +143,56 @@ def trellis_quantizers(indices: Int[Tensor, "rows columns"], states: int) -> UIn
     """The quantizer, 0 or 1, to which each index of a column belongs."""
     checks.check_trellis_indices(indices, states)
     return ops.trellis_quantizers(indices.contiguous(), states)
+
+
+def shift_encode(
+    scaled: Float32[Tensor, "rows columns"], table: Float32[Tensor, " states"], bits: int
+) -> UInt8[Tensor, "columns bytes"]:
+    """The path of least squared error through a bit-shift trellis (octavo.kernels.shift_trellis) up each column.
+
+    Args:
+        scaled: weights in the table's units.
+        table: value of each state; as many as in `octavo.kernels.shift_trellis.STATES`.
+        bits: of a code.
+
+    Returns:
+        The stream of each column: `bits` a row, bit 0 of byte 0 first, filled up to a whole byte.
+
+    Raises:
+        FormatError: a shape, dtype or number of states does not fit, or a weight is NaN.
+    """
+    checks.check_devices(scaled, table)
+    checks.check_shift_weights(scaled, table, bits)
+    return ops.shift_encode(scaled.detach().contiguous(), table.contiguous(), bits)
+
+
+def shift_decode(
+    codes: UInt8[Tensor, "columns bytes"],
+    table: Float32[Tensor, " states"],
+    bits: int,
+    rows: int,
+    scales: Float32[Tensor, "_ blocks"],
+    block: int,
+    column: Float32[Tensor, " columns"],
+) -> Float32[Tensor, "rows columns"]:
+    """table[state] * (scales * column) of `rows` rows of every column.
+
+    Args:
+        codes: streams, which may go on beyond the last row: the states of the last rows look ahead into them.
+        table, bits: see `shift_encode`.
+        rows: how many.
+        scales: [rows or 1, ceil(columns / block)].
+        block: columns that share a scale.
+        column: a factor for each column.
+
+    Raises:
+        FormatError: a shape or dtype does not fit.
+    """
+    checks.check_devices(codes, table, scales, column)
+    checks.check_shift_codes(codes, table, bits, rows, column)
+    checks.check_scales(scales, rows, codes.shape[0], block)
+    factors = scales.contiguous(), block, column.contiguous()
+    return ops.shift_decode(codes.contiguous(), table.contiguous(), bits, rows, *factors)
 
 
 def _check_quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> None:

@@ -43,6 +43,12 @@ class Backend(Protocol):
 
     def trellis_quantizers(self, indices: Tensor, states: int) -> Tensor: ...
 
+    def shift_encode(self, scaled: Tensor, table: Tensor, bits: int) -> Tensor: ...
+
+    def shift_decode(
+        self, codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor
+    ) -> Tensor: ...
+
 
 def fused_backend(tensor: Tensor, levels: int) -> Backend:
     """The back end that quantizes and packs, or unpacks and dequantizes, an alphabet of `levels` symbols."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.kernels.layout import layout_of, packed_bytes
+from octavo.kernels.shift_trellis import check_trellis, column_bytes
 from octavo.kernels.trellis import LARGEST, polynomials
 
 
@@ -103,6 +104,33 @@ def check_trellis_indices(indices: Tensor, states: int) -> None:
         raise FormatError(
             f"the trellis indices are {_described(indices)}", "pass an int8 or int16 tensor of rows x columns"
         )
+
+
+def check_shift_weights(scaled: Tensor, table: Tensor, bits: int) -> None:
+    _check_shift_table(table, bits)
+    if scaled.dtype != torch.float32 or scaled.ndim != 2:
+        raise FormatError(f"the scaled weights are {_described(scaled)}", "pass a float32 tensor of rows x columns")
+    if bool(scaled.isnan().any()):
+        raise FormatError("a scaled weight is NaN", "look for NaN in the weights and for scales of 0")
+
+
+def check_shift_codes(codes: Tensor, table: Tensor, bits: int, rows: int, column: Tensor) -> None:
+    _check_shift_table(table, bits)
+    if codes.dtype != torch.uint8 or codes.ndim != 2:
+        raise FormatError(f"the streams are {_described(codes)}", "pass a uint8 tensor of columns x bytes")
+    if rows < 0 or codes.shape[1] < column_bytes(rows, bits):
+        problem = f"{rows} rows of {bits} bits do not fit streams of {codes.shape[1]} bytes"
+        raise FormatError(problem, "the tensor is damaged or its shape is wrong")
+    if column.dtype != torch.float32 or column.shape != codes.shape[:1]:
+        raise FormatError(f"the column scales are {_described(column)}", f"pass {len(codes)} float32 numbers")
+
+
+def _check_shift_table(table: Tensor, bits: int) -> None:
+    if table.dtype != torch.float32 or table.ndim != 1:
+        raise FormatError(f"the table is {_described(table)}", "pass one float32 value for each state")
+    check_trellis(table.numel(), bits)
+    if not bool(table.isfinite().all()):
+        raise FormatError("a value of the table is NaN or infinite", "fit it to finite weights")
 
 
 def check_devices(*tensors: Tensor | None) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from octavo.kernels.backends import fused_backend, plain_backend
 from octavo.kernels.layout import packed_bytes
+from octavo.kernels.shift_trellis import column_bytes
 
 
 def midpoints_of(codebook: Tensor) -> Tensor:
@@ -112,3 +113,25 @@ def trellis_quantizers(indices: Tensor, states: int) -> Tensor:
 @trellis_quantizers.register_fake
 def _(indices: Tensor, states: int) -> Tensor:
     return indices.new_empty(indices.shape, dtype=torch.uint8)
+
+
+@torch.library.custom_op("octavo::shift_encode", mutates_args=())
+def shift_encode(scaled: Tensor, table: Tensor, bits: int) -> Tensor:
+    return plain_backend(scaled).shift_encode(scaled, table, bits)
+
+
+@shift_encode.register_fake
+def _(scaled: Tensor, table: Tensor, bits: int) -> Tensor:
+    return scaled.new_empty(scaled.shape[1], column_bytes(scaled.shape[0], bits), dtype=torch.uint8)
+
+
+@torch.library.custom_op("octavo::shift_decode", mutates_args=())
+def shift_decode(
+    codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor
+) -> Tensor:
+    return plain_backend(codes).shift_decode(codes, table, bits, rows, scales, block, column)
+
+
+@shift_decode.register_fake
+def _(codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor) -> Tensor:
+    return codes.new_empty(rows, codes.shape[0], dtype=torch.float32)

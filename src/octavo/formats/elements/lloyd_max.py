@@ -98,18 +98,9 @@ def _draw(values: Array, shares: Array, draws: np.random.Generator) -> float:
     return float(values[min(np.searchsorted(total, draws.random() * total[-1], side="right"), len(values) - 1)])
 
 
-def density_start(sample: SortedSample, levels: int, bins: int = 2048) -> Array:
+def density_start(sample: SortedSample, levels: int) -> Array:
     """Centroids spread with the cube root of the sample's (weighted) density."""
-    # Equal shares in the middle, ever halved shares in the tails: one wide last bin would claim centroids for nothing.
-    tail = 2.0 ** np.arange(-24, -np.log2(bins))
-    shares = np.concatenate([[0.0], tail, np.linspace(0, 1, bins + 1)[1:-1], 1 - tail[::-1], [1.0]])
-    position = np.clip(np.searchsorted(sample.mass, shares * sample.mass[-1]), 1, len(sample.values)) - 1
-    knots = sample.values[position].astype(np.float64)
-    # Where the density is share/width, the integral of its cube root over the bin is share^(1/3)·width^(2/3).
-    spread = np.diff(shares) ** (1 / 3) * np.diff(knots) ** (2 / 3)
-    running = np.concatenate([[0.0], np.cumsum(spread)])
-    wanted = (np.arange(levels) + 0.5) / levels * running[-1]
-    return np.interp(wanted, running, knots)
+    return sample.powered_quantiles((np.arange(levels) + 0.5) / levels, 1 / 3)
 
 
 def parse_lloyd_max(arguments: dict[str, str], levels: int | None) -> LloydMax:

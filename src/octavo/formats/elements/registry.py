@@ -14,6 +14,8 @@ from octavo.formats.elements.lloyd_density import parse_lloyd_density
 from octavo.formats.elements.lloyd_max import parse_lloyd_max
 from octavo.formats.elements.normal_float import parse_normal_float
 from octavo.formats.elements.tokens import nearest, split_token
+from octavo.formats.elements.trellis import NAME as TRELLIS
+from octavo.formats.elements.trellis import Trellis, parse_trellis
 
 ElementParser = Callable[[dict[str, str], int | None], Element]
 
@@ -44,3 +46,13 @@ def parse_element(token: str) -> Element:
     if parser is None:
         raise FormatError(f"unknown element {name!r}", nearest(name, ELEMENTS))
     return parser(arguments, levels)
+
+
+def parse_fixed_width(token: str) -> Element | Trellis:
+    """The same, or a trellis: whatever may be the element of a group of columns.
+
+    Raises:
+        FormatError: as `parse_element`.
+    """
+    name, arguments, levels = split_token(token)
+    return parse_trellis(arguments, levels) if name == TRELLIS else parse_element(token)

@@ -1,4 +1,4 @@
-"""The ops in C++: vectorized for AVX2 where the processor has it, over as many threads as torch uses.
+"""The ops in C++: vectorized for AVX2 or AVX-512 where the processor has it, over as many threads as torch uses.
 
 The extension `_native` checks every size itself and raises ValueError. It is absent where the package was installed
 without a C++20 compiler; `MISSING` then says why.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.kernels.layout import packed_bytes
+from octavo.kernels.shift_trellis import column_bytes
 from octavo.kernels.trellis import polynomials
 
 
@@ -30,7 +31,7 @@ _native, MISSING = _load()
 
 
 def instruction_set() -> str:
-    """ "AVX2" or "portable"."""
+    """ "AVX-512", "AVX2" or "portable"."""
     return _extension().instruction_set()
 
 
@@ -112,6 +113,29 @@ def trellis_quantizers(indices: Tensor, states: int, portable: bool = False) -> 
     found = torch.empty(indices.shape, dtype=torch.uint8)
     _extension().trellis_decode(indices, states, *polynomials(states), found, torch.get_num_threads(), portable)
     return found
+
+
+def shift_encode(scaled: Tensor, table: Tensor, bits: int, portable: bool = False) -> Tensor:
+    rows, columns = scaled.shape
+    codes = torch.empty(columns, column_bytes(rows, bits), dtype=torch.uint8)
+    _extension().shift_encode(scaled.detach(), table.detach(), bits, codes, torch.get_num_threads(), portable)
+    return codes
+
+
+def shift_decode(
+    codes: Tensor,
+    table: Tensor,
+    bits: int,
+    rows: int,
+    scales: Tensor,
+    block: int,
+    column: Tensor,
+    portable: bool = False,
+) -> Tensor:
+    values = torch.empty(rows, len(codes), dtype=torch.float32)
+    factors = scales.detach(), block, column.detach()
+    _extension().shift_decode(codes, table.detach(), bits, *factors, values, torch.get_num_threads(), portable)
+    return values
 
 
 def _extension() -> ModuleType:

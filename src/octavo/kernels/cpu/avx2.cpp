@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "generic.hpp"
+#include "shift_avx2.hpp"
 
 #define OCTAVO_AVX2 __attribute__((target("avx2,f16c")))
 
@@ -282,6 +283,7 @@ OCTAVO_AVX2 void trellis_int16(const Trellis& trellis, const std::int16_t* indic
 const Loops avx2_loops = {
     "AVX2",          scale,     codes,      values,       widen_bfloat16, widen_float16,
     narrow_bfloat16, grid_int8, grid_int16, trellis_walk, trellis_int8,   trellis_int16,
+    shift_avx2::shift_walk, shift_avx2::shift_values,
 };
 
 }  // namespace octavo

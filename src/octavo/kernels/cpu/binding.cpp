@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "layout.hpp"
 #include "loops.hpp"
 #include "separable.hpp"
+#include "shift_trellis.hpp"
 #include "threads.hpp"
 #include "trellis.hpp"
 
@@ -199,6 +201,50 @@ void trellis_decode(const Matrix& indices, std::int64_t states, std::int64_t h0,
                            values ? nullptr : static_cast<std::uint8_t*>(to), threads_of(threads));
 }
 
+octavo::ShiftTrellis shift_trellis_of(const Row& table, std::int64_t bits) {
+    const std::size_t states = table.shape(0);
+    require(std::has_single_bit(states) && states <= std::size_t{1} << octavo::max_window, "the table fits no trellis");
+    const auto window = static_cast<std::uint32_t>(std::bit_width(states) - 1);
+    require(1 <= bits && bits <= octavo::max_shift_bits && 2 * static_cast<std::uint32_t>(bits) <= window &&
+                states >> bits >= 16,
+            "a trellis has at least 16 classes of states, and the square of a code's values as states");
+    return {window, static_cast<std::uint32_t>(bits), table.data()};
+}
+
+// So many bytes hold every row, and offsets in bits do not overflow.
+bool holds(std::size_t bytes, std::size_t rows, std::uint32_t bits) {
+    return rows < std::size_t{1} << 58 && bytes >= (rows * bits + 7) / 8;
+}
+
+void shift_encode(const Weights& scaled, const Row& table, std::int64_t bits, const MatrixOut& out,
+                  std::int64_t threads, bool portable) {
+    const octavo::ShiftTrellis trellis = shift_trellis_of(table, bits);
+    const Shape shape{scaled.shape(0), scaled.shape(1)};
+    require(out.dtype() == nb::dtype<std::uint8_t>() && out.shape(0) == shape.cols &&
+                holds(out.shape(1), shape.rows, trellis.bits),
+            "the output does not fit the streams");
+    const float* in = scaled.data();
+    auto* to = static_cast<std::uint8_t*>(out.data());
+    const nb::gil_scoped_release released;
+    octavo::shift_encode(octavo::choose_loops(portable), trellis, in, shape, to, out.shape(1), threads_of(threads));
+}
+
+void shift_decode(const ByteMatrix& codes, const Row& table, std::int64_t bits, const Table& scales,
+                  std::int64_t block, const Row& column, const MatrixOut& out, std::int64_t threads, bool portable) {
+    const octavo::ShiftTrellis trellis = shift_trellis_of(table, bits);
+    const Shape shape{out.shape(0), out.shape(1)};
+    require(codes.shape(0) == shape.cols && holds(codes.shape(1), shape.rows, trellis.bits),
+            "the streams do not fit the output");
+    require(out.dtype() == nb::dtype<float>() && column.shape(0) == shape.cols, "the scales do not fit the output");
+    const Scales spread = checked(scales, shape, block);
+    const std::uint8_t* in = codes.data();
+    auto* to = static_cast<float*>(out.data());
+    const nb::gil_scoped_release released;
+    if (shape.rows * shape.cols == 0) return;
+    octavo::shift_decode(octavo::choose_loops(portable), trellis, in, codes.shape(1), shape, spread, column.data(), to,
+                         threads_of(threads));
+}
+
 // An argument taken as it is: a silently converted copy of an output would lose what is written to it.
 auto given(const char* name) { return nb::arg(name).noconvert(); }
 
@@ -223,4 +269,8 @@ NB_MODULE(_native, module) {
                nb::arg("portable") = false);
     module.def("trellis_decode", &trellis_decode, given("indices"), nb::arg("states"), nb::arg("h0"), nb::arg("h1"),
                given("out"), nb::arg("threads"), nb::arg("portable") = false);
+    module.def("shift_encode", &shift_encode, given("scaled"), given("table"), nb::arg("bits"), given("out"),
+               nb::arg("threads"), nb::arg("portable") = false);
+    module.def("shift_decode", &shift_decode, given("codes"), given("table"), nb::arg("bits"), given("scales"),
+               nb::arg("block"), given("column"), given("out"), nb::arg("threads"), nb::arg("portable") = false);
 }

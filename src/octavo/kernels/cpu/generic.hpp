@@ -89,4 +89,45 @@ OCTAVO_INLINE void trellis_decode(const Trellis& trellis, const Index* indices, 
     }
 }
 
+OCTAVO_INLINE void shift_walk(const ShiftTrellis& trellis, const float* weights, std::size_t steps, float* total,
+                              std::uint8_t* decisions) {
+    const std::size_t nodes = trellis.nodes(), branches = std::size_t{1} << trellis.bits, plane = nodes / 8;
+    float* next = total + nodes;
+    for (std::size_t step = 0; step < steps; ++step, decisions += trellis.decision_bytes()) {
+        for (std::size_t node = 0; node < nodes; node += lane) {
+            float least[lane];
+            std::uint32_t best[lane] = {};
+            for (std::size_t j = 0; j < lane; ++j) least[j] = __builtin_inff();
+            for (std::size_t branch = 0; branch < branches; ++branch)
+                for (std::size_t j = 0; j < lane; ++j) {
+                    const std::size_t state = branch * nodes + node + j;
+                    const float gap = weights[step] - trellis.table[state];
+                    const float cost = total[state >> trellis.bits] + gap * gap;
+                    best[j] = cost < least[j] ? static_cast<std::uint32_t>(branch) : best[j];
+                    least[j] = cost < least[j] ? cost : least[j];
+                }
+            for (std::size_t j = 0; j < lane; ++j) next[node + j] = least[j];
+            for (std::uint32_t bit = 0; bit < trellis.bits; ++bit) {
+                std::uint32_t found = 0;
+                for (std::size_t j = 0; j < lane; ++j) found |= (best[j] >> bit & 1u) << j;
+                decisions[bit * plane + node / 8] = static_cast<std::uint8_t>(found);
+            }
+        }
+        for (std::size_t node = 0; node < nodes; ++node) total[node] = next[node];
+    }
+}
+
+OCTAVO_INLINE void shift_values(const ShiftTrellis& trellis, const std::uint8_t* streams, std::size_t pitch,
+                                std::size_t rows, float* values) {
+    const std::uint32_t mask = (1u << trellis.window) - 1;
+    for (std::size_t row = 0; row < rows; ++row) {
+        const std::size_t at = row * trellis.bits;
+        for (std::size_t j = 0; j < lane; ++j) {
+            const std::uint8_t* from = streams + j * pitch + at / 8;
+            const std::uint32_t word = from[0] | std::uint32_t{from[1]} << 8 | std::uint32_t{from[2]} << 16;
+            values[row * lane + j] = trellis.table[word >> (at % 8) & mask];
+        }
+    }
+}
+
 }  // namespace octavo::generic

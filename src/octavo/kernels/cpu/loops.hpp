@@ -1,4 +1,5 @@
-// The inner loops, in one portable and one AVX2 version that agree bit for bit; chosen once, at run time.
+// The inner loops, in a portable, an AVX2 and in part an AVX-512 version that agree bit for bit; chosen once, at run
+// time.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +41,26 @@ constexpr std::size_t max_states = 64;
 // Rows between two subtractions of the least cost.
 constexpr std::size_t trellis_period = 64;
 
+// A bit-shift trellis: bits to a code, at most max_shift_bits; a table of 2^window values, window >= 2 * bits, of
+// which max_window bits at most. Its states fall into classes by their low window - bits bits, at least 16.
+struct ShiftTrellis {
+    std::uint32_t window;
+    std::uint32_t bits;
+    const float* table;
+
+    std::size_t nodes() const { return std::size_t{1} << (window - bits); }
+    std::size_t decision_bytes() const { return bits * (nodes() / 8); }
+};
+
+constexpr std::uint32_t max_shift_bits = 8;
+constexpr std::uint32_t max_window = 16;
+
+// Steps between two subtractions of the least cost.
+constexpr std::size_t shift_period = 16;
+
+// So many costs are readable beyond the last.
+constexpr std::size_t shift_spare = 16;
+
 struct Loops {
     const char* name;
 
@@ -76,11 +97,24 @@ struct Loops {
                          std::int16_t* values, std::uint8_t* quantizers);
     void (*trellis_int16)(const Trellis& trellis, const std::int16_t* indices, std::size_t n, std::int16_t* states,
                           std::int16_t* values, std::uint8_t* quantizers);
+
+    // Moves the cost of every class of states over `steps` weights, and says for each step and class which of the
+    // 2^bits states was best: a bit for each class, by bits of the decision. There is room for twice the costs, and shift_spare.
+    void (*shift_walk)(const ShiftTrellis& trellis, const float* weights, std::size_t steps, float* total,
+                       std::uint8_t* decisions);
+
+    // The table's values, [rows][lane], of `lane` streams that lie `pitch` bytes apart and begin with a whole byte.
+    // Three bytes beyond the one where the last window begins are readable.
+    void (*shift_values)(const ShiftTrellis& trellis, const std::uint8_t* streams, std::size_t pitch, std::size_t rows,
+                         float* values);
 };
 
 extern const Loops portable_loops;
 #if OCTAVO_X86
 extern const Loops avx2_loops;
+
+// The loops with those replaced that are faster with AVX-512.
+Loops with_avx512(Loops loops);
 #endif
 
 // The fastest loops this processor runs; `portable` forces the portable ones.

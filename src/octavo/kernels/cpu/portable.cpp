@@ -61,16 +61,29 @@ void trellis_int16(const Trellis& trellis, const std::int16_t* indices, std::siz
     generic::trellis_decode(trellis, indices, n, states, values, quantizers);
 }
 
+void shift_walk(const ShiftTrellis& trellis, const float* weights, std::size_t steps, float* total,
+                std::uint8_t* decisions) {
+    generic::shift_walk(trellis, weights, steps, total, decisions);
+}
+
+void shift_values(const ShiftTrellis& trellis, const std::uint8_t* streams, std::size_t pitch, std::size_t rows,
+                  float* values) {
+    generic::shift_values(trellis, streams, pitch, rows, values);
+}
+
 }  // namespace
 
 const Loops portable_loops = {
     "portable",      scale,     codes,      values,       widen_bfloat16, widen_float16,
     narrow_bfloat16, grid_int8, grid_int16, trellis_walk, trellis_int8,   trellis_int16,
+    shift_walk,      shift_values,
 };
 
 const Loops& choose_loops(bool portable) {
 #if OCTAVO_X86
-    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) return avx2_loops;
+    static const Loops avx512_loops = with_avx512(avx2_loops);
+    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        return __builtin_cpu_supports("avx512f") ? avx512_loops : avx2_loops;
 #endif
     (void)portable;
     return portable_loops;

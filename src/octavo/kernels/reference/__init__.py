@@ -3,6 +3,7 @@
 from octavo.kernels.reference.codebook import quantize, quantize_pack, unpack_dequantize
 from octavo.kernels.reference.packing import pack, unpack
 from octavo.kernels.reference.separable import separable_dequantize
+from octavo.kernels.reference.shift_trellis import shift_decode, shift_encode
 from octavo.kernels.reference.trellis import trellis_indices, trellis_quantizers, trellis_values
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "quantize",
     "quantize_pack",
     "separable_dequantize",
+    "shift_decode",
+    "shift_encode",
     "trellis_indices",
     "trellis_quantizers",
     "trellis_values",

@@ -1,9 +1,10 @@
 """What a budget of memory may be spent on: widths for a tensor, and mixtures of widths for groups of its columns.
 
-Of the codebooks at 4 bits, k-means in blocks of 64 under signed 8-bit logarithmic scales lost least, by the Fisher-
-weighted error on layers of the embedded model, ahead of Lloyd-Max and cube-root densities and of integers. Columns of
-unequal importance get unequal widths (octavo.formats.column_groups): a mixture is found for each of many prices of a
-bit, and the plan then picks one of a tensor's mixtures, or one width.
+Trellis codes lose least at a fixed width, where columns are long enough for paths to run along them. Short ones take
+k-means codebooks in blocks of 64 under signed 8-bit logarithmic scales, which lost least of all others at 4 bits, ahead
+of Lloyd-Max and cube-root densities and of integers. Columns of unequal importance get unequal widths
+(octavo.formats.column_groups): a mixture is found for each of many prices of a bit, and the plan then picks one of a
+tensor's mixtures, or one width.
 
 Mixtures need a text. Without one, columns could only be ranked by their energy, and inputs that are large have small
 weights: at 4 bits such mixtures lost more than twice what one width for all columns does (docs/log.md).
@@ -11,27 +12,47 @@ weights: at 4 bits such mixtures lost more than twice what one width for all col
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from octavo.compress.sampling import sampled_rows
 from octavo.formats import Format, Importance
 from octavo.formats.column_groups import NAME, column_needs
+from octavo.formats.format import matrix_shape
+from octavo.measure.rate_distortion import relative_error
 
-WIDTHS = ("lloyd@1", "lloyd(levels=3)", "lloyd@2", "lloyd@3", "lloyd@4", "lloyd@5", "lloyd@6", "int@8")
-"""Elements by ascending width."""
+TRELLIS = tuple(f"trellis@{bits}" for bits in range(1, 7))
+"""Elements for long columns by ascending width."""
 
-SCALING = "b64 search:s8"
+TRELLIS_SCALINGS = ("channel rms:u8", "tensor rms:fp32")
+"""A scale for every row of a group pays in groups of some hundred columns."""
+
+LLOYD = tuple(f"lloyd@{bits}" for bits in range(1, 7))
+"""Elements for short columns by ascending width."""
+
+LLOYD_SCALING = "b64 search:s8"
+
+WIDEST = "int@8 b64 search:s8"
+
+LONG = 128
+"""Rows from which on columns are long."""
 
 CHUNK = 32
 """Columns that get a width together."""
 
 PRICES = 40
-"""Mixtures tried for a tensor, at most."""
+"""Mixtures tried for a tensor and a scaling, at most."""
+
+TRIED, TRIED_ROWS = 64, 4096
+"""Columns and rows of a tensor that a trellis is tried on."""
 
 
 @dataclass(frozen=True)
@@ -49,48 +70,85 @@ class Menu:
     losses: tuple[float, ...]
 
 
-def plain() -> tuple[str, ...]:
-    """The formats of one width."""
-    return tuple(f"{width} {SCALING}" for width in WIDTHS)
+def plain(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The formats of one width for a tensor, as many for any."""
+    if matrix_shape(shape)[0] >= LONG:
+        return (*(f"{width} {TRELLIS_SCALINGS[0]}" for width in TRELLIS), WIDEST)
+    return (*(f"{width} {LLOYD_SCALING}" for width in LLOYD), WIDEST)
 
 
-def menu(
-    shape: tuple[int, ...],
-    sample: Float[Tensor, "rows columns"],
-    importance: Importance,
-    factor: float,
-    mixed: bool = True,
-) -> Menu:
-    """The choices for a tensor, judged on some of its rows.
+def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = True) -> Menu:
+    """The choices for a tensor.
 
     Args:
-        shape: of the whole tensor.
-        sample: rows of it.
-        importance: theirs, in nats per token per squared weight.
-        factor: how many times larger the whole is.
+        tensor: the tensor.
+        importance: of its weights, in nats per token per squared weight.
         mixed: offer mixtures of widths.
     """
+    shape = tuple(tensor.shape)
+    rows, columns = matrix_shape(shape)
+    matrix = tensor.reshape(rows, columns)
+    needs = column_needs(matrix, importance)
+    order = needs.argsort(descending=True, stable=True)
     # In the order of need, so that blocks hold the columns they will hold.
-    order = column_needs(sample, importance).argsort(descending=True, stable=True)
-    ordered, known = sample[:, order], Importance(importance.row, importance.column[order])
-    errors = factor * np.stack([_column_losses(Format.parse(text), ordered, known) for text in plain()])
-    bits = np.array([Format.parse(text).bits(shape) for text in plain()])
-    formats = list(plain())
-    losses = errors.sum(1).tolist()
-    for widths in _mixtures(errors, bits * factor * len(sample)) if mixed else ():
-        text = _mixture(widths, shape[-1])
-        if text not in formats:
-            formats.append(text)
-            losses.append(float(errors[np.repeat(widths, CHUNK)[: shape[-1]], np.arange(shape[-1])].sum()))
-    return Menu(tuple(formats), tuple(Format.parse(text).stored_bits(shape) for text in formats), tuple(losses))
+    ordered, known = matrix[:, order], Importance(importance.row, importance.column[order])
+    losses: dict[str, float] = {}
+    if rows >= LONG:
+        for scaling in TRELLIS_SCALINGS:
+            errors = 0.5 * np.outer(trellis_distortions(ordered, scaling), needs[order].numpy())
+            losses |= _offers(TRELLIS, scaling, errors, shape, mixed)
+    else:
+        errors = np.stack([_column_losses(f"{width} {LLOYD_SCALING}", ordered, known) for width in LLOYD])
+        losses |= _offers(LLOYD, LLOYD_SCALING, errors, shape, mixed)
+    losses[WIDEST] = float(_column_losses(WIDEST, ordered, known).sum())
+    formats = tuple(dict.fromkeys([*plain(shape), *losses]))
+    sizes = tuple(Format.parse(text).stored_bits(shape) for text in formats)
+    return Menu(formats, sizes, tuple(losses[text] for text in formats))
+
+
+def trellis_distortions(matrix: Float[Tensor, "rows columns"], scaling: str) -> Float[ndarray, " widths"]:
+    """Relative squared error of each width of a trellis: normal weights', times what these weights lose more at 3 bits.
+
+    Args:
+        matrix: columns in any order that is even.
+        scaling: of the trellis.
+    """
+    columns = matrix.shape[1]
+    picked = torch.linspace(0, columns - 1, min(columns, TRIED)).long()
+    sample = matrix[:TRIED_ROWS, picked].float()
+    if not bool(sample.any()):
+        return np.zeros(len(TRELLIS))
+    normal = _normal_distortions(scaling)
+    own = relative_error(sample, Format.parse(f"trellis@3 {scaling}").fake_quantize(sample))
+    return normal * own / normal[TRELLIS.index("trellis@3")]
+
+
+@cache
+def _normal_distortions(scaling: str) -> Float[ndarray, " widths"]:
+    sample = torch.randn(1024, TRIED, generator=torch.Generator().manual_seed(0))
+    found = [relative_error(sample, Format.parse(f"{width} {scaling}").fake_quantize(sample)) for width in TRELLIS]
+    return np.array(found)
+
+
+def _offers(
+    widths: Sequence[str], scaling: str, errors: Float[ndarray, "widths columns"], shape: tuple[int, ...], mixed: bool
+) -> dict[str, float]:
+    """Formats of these widths, one for all columns or mixed, and their losses."""
+    losses = {f"{width} {scaling}": float(each.sum()) for width, each in zip(widths, errors, strict=True)}
+    sizes = np.array([Format.parse(text).stored_bits(shape) / shape[-1] for text in losses])
+    for picks in _mixtures(errors, sizes) if mixed else ():
+        text = _mixture([widths[pick] for pick in picks], scaling, shape[-1])
+        losses.setdefault(text, float(errors[np.repeat(picks, CHUNK)[: shape[-1]], np.arange(shape[-1])].sum()))
+    return losses
 
 
 def _column_losses(
-    format: Format, matrix: Float[Tensor, "rows columns"], importance: Importance
+    text: str, tensor: Float[Tensor, "rows columns"], importance: Importance
 ) -> Float[ndarray, " columns"]:
-    """Half the importance-weighted squared error of each column."""
-    error = (format.fake_quantize(matrix, importance) - matrix).double().square()
-    return (0.5 * (importance.row.double() @ error) * importance.column.double()).numpy()
+    """Half the importance-weighted squared error of each column, judged on some rows."""
+    sample, known, factor = sampled_rows(tensor, importance)
+    error = (Format.parse(text).fake_quantize(sample, known) - sample).double().square()
+    return (0.5 * factor * (known.row.double() @ error) * known.column.double()).numpy()
 
 
 def _mixtures(errors: Float[ndarray, "widths columns"], cost: Float[ndarray, " widths"]) -> list[ndarray]:
@@ -111,10 +169,10 @@ def _mixtures(errors: Float[ndarray, "widths columns"], cost: Float[ndarray, " w
     return [np.minimum.accumulate((chunks + price * sizes).argmin(0)) for price in prices]
 
 
-def _mixture(widths: ndarray, columns: int) -> str:
+def _mixture(widths: Sequence[str], scaling: str, columns: int) -> str:
     """The format string of widths for runs of columns."""
-    runs = [(int(width), CHUNK * len(list(run))) for width, run in groupby(widths)]
+    runs = [(width, CHUNK * len(list(run))) for width, run in groupby(widths)]
     if len(runs) == 1:
-        return plain()[runs[0][0]]
-    items = [f"{WIDTHS[width]}={count}" for width, count in runs[:-1]]
-    return f"{NAME}({','.join([*items, WIDTHS[runs[-1][0]]])}) {SCALING}"
+        return f"{runs[0][0]} {scaling}"
+    items = [f"{width}={count}" for width, count in runs[:-1]]
+    return f"{NAME}({','.join([*items, runs[-1][0]])}) {scaling}"

@@ -18,8 +18,9 @@ from octavo.base.progress import Progress
 from octavo.calibrate.prediction import predicted_kl
 from octavo.checkpoints import Checkpoint
 from octavo.compress.allocation import check_possible, choose
-from octavo.compress.menu import WIDTHS, Menu, menu, plain
+from octavo.compress.menu import TRELLIS, Menu, menu, plain
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
+from octavo.compress.sampling import sampled_rows
 from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.water_filling import Weighted, find_level
@@ -34,11 +35,8 @@ GRID_LIMIT = 6.0
 TRELLIS_FROM = 1 << 17
 """Weights of a typical tensor from which on a trellis is worth the frequency tables of its second quantizer."""
 
-SAMPLE = 1 << 15
-"""Weights of each tensor that candidate formats are tried on, or a 64th of it if that is more."""
-
-PARTS = 1 + 4 * len(WIDTHS)
-"""Entries in a file that a tensor of fixed widths has, at most: four for each group of columns."""
+PARTS = 1 + 6 * len(TRELLIS)
+"""Entries in a file that a tensor of fixed widths has, at most: six for each group of columns."""
 
 T = TypeVar("T")
 
@@ -223,7 +221,7 @@ def menus_of(subject: Subject) -> list[Menu]:
     mixed = bool(subject.sensitivity.importance)
 
     def menu_of(name: str) -> Menu:
-        return menu(subject.selection.shapes[name], *sampled_rows(*subject.read(name)), mixed=mixed)
+        return menu(*subject.read(name), mixed=mixed)
 
     return list(subject.map(menu_of, "trying formats"))
 
@@ -243,14 +241,14 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
     selection = subject.selection
     names = selection.quantized
     overhead = selection.kept_bits + (header_bits(selection, PARTS) if budget_of == "file" else 0)
-    formats = [Format.parse(text) for text in plain()]
+    offered = {name: [Format.parse(text) for text in plain(selection.shapes[name])] for name in names}
     # Before the formats are tried, which takes long.
-    check_possible([[f.stored_bits(selection.shapes[name]) for f in formats] for name in names], budget - overhead)
+    check_possible([[f.stored_bits(selection.shapes[n]) for f in offered[n]] for n in names], budget - overhead)
     menus = menus_of(subject) if menus is None else menus
     chosen = choose([found.sizes for found in menus], [found.losses for found in menus], budget - overhead)
     uniform = [
         sum(found.losses[index] for found in menus)
-        for index in range(len(formats))
+        for index in range(len(TRELLIS) + 1)
         if sum(found.sizes[index] for found in menus) <= budget - overhead
     ]
     entries = []
@@ -289,12 +287,3 @@ def memory_bits(format: Format, tensor: Tensor, importance: Importance) -> float
     sample, weight, factor = sampled_rows(tensor, importance)
     held = entropy_coded.resident(format.quantize(sample, weight))
     return grown_bits(held.parts, factor) / prod(shape)
-
-
-def sampled_rows(tensor: Tensor, importance: Importance) -> tuple[Tensor, Importance, float]:
-    """Evenly spaced rows of a tensor as a matrix, their importance, and how many times larger the whole is."""
-    rows, columns = matrix_shape(tuple(tensor.shape))
-    matrix = tensor.reshape(rows, columns)
-    count = min(rows, max(16, SAMPLE // columns, rows // 64))
-    picked = torch.linspace(0, rows - 1, count).long()
-    return matrix[picked].float(), Importance(importance.row[picked], importance.column), rows / count

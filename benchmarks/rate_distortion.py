@@ -30,6 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
@@ -216,7 +217,7 @@ def draw(results: dict[str, Result], path: Path) -> None:
     plt.close(figure)
 
 
-def _mark(axes: plt.Axes, row: Result, what: str, color: object, marker: str) -> None:
+def _mark(axes: Axes, row: Result, what: str, color: object, marker: str) -> None:
     """A point, hollow where it is decoded too slowly to count."""
     face = color if counts(row) else "white"
     axes.plot(row["bits"], row[what], marker, markersize=4, markeredgecolor=color, markerfacecolor=face)

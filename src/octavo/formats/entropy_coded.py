@@ -4,11 +4,11 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 
 | bytes | content |
 |---|---|
-| 1 | version: 1, or 2 for a trellis |
+| 1 | version: 1, or 3 for a trellis |
 | 1 | context width in quarter octaves: 1, 2 or 4 |
 | 4 | POINTS signed bytes: index ±k stands for ±(k - byte/128) steps, k = 1 … 4 |
-| 4 | version 2 only: the same of quantizer 1, whose index ±k stands for ±(k - 1/2 - byte/128) steps |
-| 4 | version 2 only: number of states of the trellis; three zeros |
+| 4 | version 3 only: the same of quantizer 1, whose index ±k stands for ±(k - 1/2 - byte/128) steps |
+| 4 | version 3 only: number of states of the trellis; three zeros |
 | 4 | the step, float32 |
 | 8 | four int16 origins: the least row step, column step, row scale, column scale (quarter octaves) |
 | 4 | uint32: bytes of the side tables |
@@ -18,7 +18,7 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 | … | side tables; tables (octavo.formats.coding.ans) |
 | 4 each | uint32 words of each block |
 | … | words of the side block: all rows' steps, columns' steps, rows' scales, columns' scales, each less its origin |
-| … | words of the blocks, a block being max(1, 2^17 // columns) rows |
+| … | words of the blocks: of max(1, 2^17 // columns) rows; in version 3 of max(32, 2^17 // rows) columns |
 
 For codebook elements `coded` takes the place of `codes`: version, three zero bytes, uint32 bytes of the table, uint32
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
@@ -59,6 +59,9 @@ from octavo.kernels.entropy_streams import LANES, Layout, Machine
 from octavo.kernels.trellis import POLYNOMIALS, polynomials
 
 VERSION = 1
+TRELLIS_VERSION = 3
+"""Of grids with a trellis; in version 2, which is no longer read, paths ended every few rows."""
+
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
@@ -282,14 +285,14 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     indices = np.empty(matrix.shape, np.int16)
 
     def found() -> Iterator[Indices]:
-        for rows in grid.chunks():
-            chunk = grid.indices(matrix[rows], rows)
-            indices[rows] = chunk.index
-            yield chunk
+        for chunk in grid.chunks():
+            part = grid.indices(matrix[chunk], *chunk)
+            indices[chunk] = part.index
+            yield part
 
     census = grid_census.census_of(found(), grid)
     width, tables, _ = census.best_tables()
-    layout = Layout(grid.row_scale, grid.column_scale, width, grid_codes.height(matrix.shape[1]))
+    layout = Layout(grid.row_scale, grid.column_scale, width, grid.extent)
     if grid.states == 1:
         blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
     else:
@@ -298,7 +301,7 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
     shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
-    header = _START.pack(1 if grid.states == 1 else 2, width, *shortfall[0])
+    header = _START.pack(VERSION if grid.states == 1 else TRELLIS_VERSION, width, *shortfall[0])
     if grid.states > 1:
         header += _TRELLIS.pack(*shortfall[1], grid.states)
     header += _REST.pack(grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(lengths))
@@ -336,8 +339,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         raise ans.damaged()
     step, *rest = _REST.unpack(data[: _REST.size].tobytes())
     origins, (side_table_bytes, table_bytes, side_words, count) = rest[:4], rest[4:]
-    height = grid_codes.height(columns)
-    if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
+    if width not in scale_context.WIDTHS or not (np.isfinite(step) and step > 0):
         raise ans.damaged()
     packed_side, packed, lengths, words = _sections(data[_REST.size :], side_table_bytes, table_bytes, 4 * count)
     lengths = lengths.view("<u4").astype(np.int64)
@@ -356,13 +358,12 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     tables = ans.unpack_tables(packed, len(shortfall) * (scale_context.FINEST // width))
     if any(table is not None and len(table.entries) > grid_codes.LARGEST + 1 for table in tables):
         raise ans.damaged()
-    layout = Layout(row_scale, column_scale, width, height)
+    layout = Layout(row_scale, column_scale, width, grid_codes.extent(rows, columns, states))
     if states == 1:
         codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
     else:
         codes = entropy.decode_rows(words[side_words:], lengths, layout, ans.coder_tables(tables), _machine(states))
-        for block in layout.blocks():
-            codes[block] = kernels.trellis_values(torch.from_numpy(codes[block]), states).numpy()
+        codes = kernels.trellis_values(torch.from_numpy(codes), states).numpy()
     parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
@@ -378,10 +379,13 @@ def _start(coded: NDArray[np.uint8]) -> tuple[int, list[list[int]], int, NDArray
         raise ans.damaged()
     version, width, *scalar = _START.unpack(coded[: _START.size].tobytes())
     rest = coded[_START.size :]
-    if version == 1:
+    if version == VERSION:
         return width, [scalar], 1, rest
-    if version != 2:
-        raise CheckpointError(f"the coded tensor has version {version}", "this octavo reads versions 1 and 2")
+    if version != TRELLIS_VERSION:
+        raise CheckpointError(
+            f"the coded tensor has version {version}",
+            f"this octavo reads versions {VERSION} and {TRELLIS_VERSION}; compress the model again",
+        )
     *halfway, states = _TRELLIS.unpack(rest[: _TRELLIS.size].tobytes())
     if states not in POLYNOMIALS:
         raise ans.damaged()

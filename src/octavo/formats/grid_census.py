@@ -60,23 +60,23 @@ def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
         weights: float32 [rows, columns].
         grid: its grid.
     """
-    return census_of((grid.indices(weights[rows], rows) for rows in grid.chunks()), grid)
+    return census_of((grid.indices(weights[chunk], *chunk) for chunk in grid.chunks()), grid)
 
 
 def census_of(chunks: Iterable[Indices], grid: Grid) -> Census:
-    """Count the indices of all chunks of a matrix."""
+    """Count the indices of all chunks of a matrix, in their order."""
     size, kinds = LARGEST + 1, POINTS + 2
     counts = np.zeros(grid.quantizers * scale_context.FINEST * size, dtype=np.int64)
     number, short = (np.zeros(grid.quantizers * kinds) for _ in range(2))
     square = 0.0
-    wide_rows, wide_columns = 0, np.zeros(len(grid.column_scale), dtype=bool)
-    for found in chunks:
+    wide_rows, wide_columns = (np.zeros(len(scale), dtype=bool) for scale in (grid.row_scale, grid.column_scale))
+    for (rows, columns), found in zip(grid.chunks(), chunks, strict=True):
         folded = np.abs(found.index)
         table = found.quantizer.astype(np.int32) * scale_context.FINEST + found.context
         counts += np.bincount((table * size + folded).ravel(), minlength=len(counts))
         beyond = grid.quantizers * found.magnitude > NARROW
-        wide_rows += int(beyond.any(1).sum())
-        wide_columns |= beyond.any(0)
+        wide_rows[rows] |= beyond.any(1)
+        wide_columns[columns] |= beyond.any(0)
         gap = found.magnitude - np.abs(found.scaled)
         square += float(np.square(gap, dtype=np.float64).sum())
         kind = (found.quantizer.astype(np.int32) * kinds + np.minimum(folded, POINTS + 1)).ravel()
@@ -85,7 +85,7 @@ def census_of(chunks: Iterable[Indices], grid: Grid) -> Census:
     # An index of 0 has no sign to move towards, and large ones have no points of their own.
     mean = (short / np.maximum(number, 1)).reshape(grid.quantizers, kinds)[:, 1 : POINTS + 1]
     error = square - float((number.reshape(grid.quantizers, kinds)[:, 1 : POINTS + 1] * mean**2).sum())
-    wide = wide_rows, int(wide_columns.sum())
+    wide = int(wide_rows.sum()), int(wide_columns.sum())
     return Census(counts.reshape(grid.quantizers, scale_context.FINEST, size), mean, error, wide)
 
 

@@ -48,6 +48,7 @@ from octavo.formats import fixed_width, grid_census, grid_codes, grid_resident
 from octavo.formats.coding import ans, scale_context
 from octavo.formats.elements.grid import Grid as GridElement
 from octavo.formats.format import Format, matrix_shape
+from octavo.formats.grid_census import Census
 from octavo.formats.grid_codes import Grid, Indices, Steps
 from octavo.formats.grid_resident import OCTAVES
 from octavo.formats.importance import Importance
@@ -90,18 +91,33 @@ class GridRounder:
         return 1
 
     @cached_property
+    def _laid(self) -> tuple[Census, NDArray[np.int16]]:
+        """The census of the sample, and its positions (see `Grid.positions`)."""
+        positions = np.empty(self.sample.shape, np.int16)
+
+        def found() -> Iterator[Indices]:
+            for chunk in self.grid.chunks():
+                part = self.grid.indices(self.sample[chunk], *chunk)
+                positions[chunk] = np.copysign(self.grid.quantizers * part.magnitude, part.index)
+                yield part
+
+        return grid_census.census_of(found(), self.grid), positions
+
+    @cached_property
     def _points(self) -> NDArray[np.float32]:
         """Values of all positions, in steps."""
-        shortfall = grid_census.take_census(self.sample, self.grid).shortfall
-        near = grid_census.points(shortfall, self.grid.states)
+        near = grid_census.points(self._laid[0].shortfall, self.grid.states)
         reach, largest = len(near) // 2, self.grid.quantizers * grid_codes.LARGEST
         every = np.arange(-largest, largest + 1, dtype=np.float32)
         every[largest - reach : largest + reach + 1] = near
         return every / np.float32(self.grid.quantizers)
 
     def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
-        position = self.grid.positions(values.numpy(), columns).astype(np.int32)
-        steps = self._points.take(position + len(self._points) // 2)
+        weights = values.numpy()
+        # Error feedback compares with the rounded sample, which is known from its census.
+        known = np.array_equal(weights, self.sample)
+        position = self._laid[1] if known else self.grid.positions(weights, columns)
+        steps = self._points.take(position.astype(np.int32) + len(self._points) // 2)
         return torch.from_numpy(steps / self._inverse[0] / self._inverse[1][columns])
 
     @cached_property

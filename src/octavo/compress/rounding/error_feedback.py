@@ -89,8 +89,11 @@ def feed_back(
         rounder: its format, settled.
         elimination: of its inputs.
     """
+    plain = weights.detach().float()
     with _one_thread():
-        return _fed_back(weights.detach().float(), rounder, elimination)
+        changed, paid = _fed_back(plain, rounder, elimination)
+    nearest = rounder.round(slice(0, plain.shape[1]), plain)
+    return changed if paid <= cost(nearest - plain, elimination) else plain
 
 
 @contextlib.contextmanager
@@ -104,31 +107,31 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination) -> Tensor:
-    left = plain.clone()
-    changed, upper = torch.empty_like(left), elimination.upper
-    columns, run = left.shape[1], rounder.together
+def _fed_back(plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination) -> tuple[Tensor, float]:
+    """The changed matrix, and what its rounding costs: the sum of (e / U_jj)² over all columns."""
+    upper, columns, run = elimination.upper, plain.shape[1], rounder.together
     block = max(1, BLOCK // run) * run
-    rounded = torch.empty_like(left)
+    # Transposed, so that the weights of a column are neighbors.
+    left = plain.T.contiguous()
+    changed, paid = torch.empty_like(plain), 0.0
     for first in range(0, columns, block):
         last = min(first + block, columns)
-        here, errors = left[:, first:last].clone(), torch.empty(len(left), last - first)
+        here, errors = left[first:last], torch.empty(last - first, len(plain))
         for start in range(first, last, run):
             stop = min(start + run, last)
             now = slice(start - first, stop - first)
-            values = here[:, now].contiguous()
-            changed[:, start:stop] = values
-            rounded[:, start:stop] = rounder.round(slice(start, stop), values)
-            error = values - rounded[:, start:stop]
-            own = upper[start:stop, start:stop]
-            scaled = error / own if run == 1 else torch.linalg.solve_triangular(own, error, upper=True, left=False)
-            errors[:, now] = scaled
+            values = here[now].T.contiguous()
+            error = here[now] - rounder.round(slice(start, stop), values).T
+            own = upper[start:stop, start:stop].T
+            scaled = error / own if run == 1 else torch.linalg.solve_triangular(own, error, upper=False)
+            errors[now] = scaled
             if stop < last:
-                here[:, stop - first :].addmm_(scaled, upper[start:stop, stop:last], alpha=-1)
+                here[now.stop :].addmm_(upper[start:stop, stop:last].T, scaled, alpha=-1)
+        changed[:, first:last] = here.T
+        paid += float(errors.square().sum(dtype=torch.float64))
         if last < columns:
-            left[:, last:].addmm_(errors, upper[first:last, last:], alpha=-1)
-    nearest = rounder.round(slice(0, columns), plain)
-    return changed if cost(rounded - plain, elimination) <= cost(nearest - plain, elimination) else plain
+            left[last:].addmm_(upper[first:last, last:].T, errors, alpha=-1)
+    return changed, paid
 
 
 def cost(change: Float[Tensor, "out in"], elimination: Elimination, row: Float[Tensor, " out"] | None = None) -> float:

@@ -229,10 +229,11 @@ def test_normal_data_come_near_the_rate_distortion_bound(rate: int, states: int,
     assert (0.2546 if states == 1 else 0) < bits < gap
 
 
-@pytest.mark.parametrize("version", [0, 2, 4])
-def test_other_versions_are_refused(version: int) -> None:
+@pytest.mark.parametrize("version", [1, 2, 4])
+@pytest.mark.parametrize("text", ["grid(step=0.01) separable ans", "int@4 b64 absmax:bf16 ans"])
+def test_other_versions_are_refused(text: str, version: int) -> None:
     weights, _ = matrix(64, 64, 0.0)
-    quantized = parse("grid(step=0.01,states=8) separable ans").quantize(weights)
+    quantized = parse(text).quantize(weights)
     quantized.parts["coded"][0] = version
     with pytest.raises(CheckpointError, match=f"version {version}"):
         quantized.dequantize()

@@ -42,15 +42,15 @@ class Census:
     def _tables(self, width: int) -> tuple[int, list[ans.Table | None], float]:
         merged = self.counts.reshape(-1, width, self.counts.shape[2]).sum(1)
         tables: list[ans.Table | None] = []
-        bits = 8.0 * -(-len(merged) // 8)
+        bits = 0.0
         for counts in merged:
             if not counts.any():
                 tables.append(None)
                 continue
             table = ans.fit_table(counts)
             tables.append(table)
-            bits += 16 + 8 * len(table.entries) + table.cost(counts[: len(table.entries)])
-        return width, tables, bits
+            bits += table.cost(counts[: len(table.entries)])
+        return width, tables, bits + 8 * len(ans.pack_tables(tables))
 
 
 def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:

@@ -72,6 +72,8 @@ def test_columns_round_one_after_the_other_as_they_do_together(text: str) -> Non
     rounder = parse(text).settle(matrix, importance(90, 130))
     moved = matrix + 0.3 * matrix.roll(1, 0)
     together = rounder.quantize(moved).dequantize()
+    whole, own = rounder.round(slice(0, 130), matrix), slice(0, rounder.together)
+    assert torch.equal(rounder.round(own, matrix[:, own].contiguous()), whole[:, own])
     for start in range(0, 130, rounder.together):
         run = slice(start, min(start + rounder.together, 130))
         rounded = rounder.round(run, moved[:, run].contiguous())

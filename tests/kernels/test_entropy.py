@@ -58,13 +58,12 @@ def random_grid(
     rows, columns = shape
     spread = int(rng.integers(1, 40))
     row, column = (rng.integers(-spread, spread + 1, n).astype(np.int16) for n in (rows, columns))
-    width, height = int(rng.choice(WIDTHS)), int(rng.integers(1, rows + 3))
-    layout = Layout(row, column, width, height)
+    width, extent = int(rng.choice(WIDTHS)), int(rng.integers(1, max(shape) + 3))
+    layout = Layout(row, column, width, extent)
     tables = random_tables(rng, layout.contexts * machine.quantizers)
     found = contexts(row, column, width).astype(int)
     indices, states = np.empty(shape, np.int16), np.zeros(columns, np.uint8)
     for i in range(rows):
-        states = np.zeros(columns, np.uint8) if i % height == 0 else states
         number = machine.quantizer[states] * layout.contexts + found[i]
         for table in np.unique(number):
             here = number == table

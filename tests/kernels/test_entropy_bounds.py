@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(bool(cpu.MISSING), reason=f"the C++ kernels are 
 
 native = cpu._native
 
-ROWS, COLUMNS, HEIGHT, BLOCKS, CONTEXTS = 5, 7, 2, 3, 12
+ROWS, COLUMNS, EXTENT, BLOCKS, CONTEXTS = 5, 6, 2, 3, 12
 
 
 def entries(number: int = CONTEXTS) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def entries(number: int = CONTEXTS) -> dict[str, Any]:
 
 def grid() -> dict[str, Any]:
     scales = {"row_scale": np.zeros(ROWS, np.int16), "column_scale": np.zeros(COLUMNS, np.int16)}
-    return {**scales, "width": 4, "height": HEIGHT, **entries(), "threads": 1}
+    return {**scales, "width": 4, "extent": EXTENT, **entries(), "threads": 1}
 
 
 def machine() -> dict[str, Any]:
@@ -52,8 +52,8 @@ def arguments(name: str) -> dict[str, Any]:
         "ans_decode_grid": {**stream(), **grid(), "out": matrix},
         "ans_decode_rows": {**stream(), **grid(), **machine(), "out": matrix},
         "ans_encode_grouped": {"integers": flat, "counts": counts, **entries(), **room(24), "threads": 1},
-        "ans_encode_grid": {"indices": matrix, **grid(), **room(HEIGHT * COLUMNS)},
-        "ans_encode_rows": {"indices": matrix, **grid(), **machine(), **room(HEIGHT * COLUMNS)},
+        "ans_encode_grid": {"indices": matrix, **grid(), **room(EXTENT * COLUMNS)},
+        "ans_encode_rows": {"indices": matrix, **grid(), **machine(), **room(ROWS * EXTENT)},
     }[name]
 
 
@@ -89,7 +89,7 @@ WRONG = [
     *((name, {"row_scale": np.zeros(ROWS + 1, np.int16)}) for name in GRIDS),
     *((name, {"column_scale": np.zeros(COLUMNS - 1, np.int16)}) for name in GRIDS),
     *((name, {"width": wrong}) for name in GRIDS for wrong in (0, 3, 8, -1)),
-    *((name, {"height": wrong}) for name in GRIDS for wrong in (0, 1, 3, -2, 2**62)),
+    *((name, {"extent": wrong}) for name in GRIDS for wrong in (0, 1, 3, -2, 2**62)),
     *((name, {"next": np.full((1, 2), 1, np.uint8)}) for name in MACHINES),
     *((name, {"next": np.zeros((2, 2), np.uint8)}) for name in MACHINES),
     *((name, {"next": np.zeros((1, 3), np.uint8)}) for name in MACHINES),

@@ -4,11 +4,11 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 
 | bytes | content |
 |---|---|
-| 1 | version: 1, or 2 for a trellis |
+| 1 | version: 3 |
 | 1 | context width in quarter octaves: 1, 2 or 4 |
 | 4 | POINTS signed bytes: index ±k stands for ±(k - byte/128) steps, k = 1 … 4 |
-| 4 | version 2 only: the same of quantizer 1, whose index ±k stands for ±(k - 1/2 - byte/128) steps |
-| 4 | version 2 only: number of states of the trellis; three zeros |
+| 4 | the same of quantizer 1 of a trellis, whose index ±k stands for ±(k - 1/2 - byte/128) steps; else zeros |
+| 4 | number of states of the trellis, 1 for a scalar grid; three zeros |
 | 4 | the step, float32 |
 | 8 | four int16 origins: the least row step, column step, row scale, column scale (quarter octaves) |
 | 4 | uint32: bytes of the side tables |
@@ -18,7 +18,7 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 | … | side tables; tables (octavo.formats.coding.ans) |
 | 4 each | uint32 words of each block |
 | … | words of the side block: all rows' steps, columns' steps, rows' scales, columns' scales, each less its origin |
-| … | words of the blocks, a block being max(1, 2^17 // columns) rows |
+| … | words of the blocks: of max(1, 2^17 // columns) rows, with a trellis of max(32, 2^17 // rows) columns |
 
 For codebook elements `coded` takes the place of `codes`: version, three zero bytes, uint32 bytes of the table, uint32
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
@@ -48,6 +48,7 @@ from octavo.formats import fixed_width, grid_census, grid_codes, grid_resident
 from octavo.formats.coding import ans, scale_context
 from octavo.formats.elements.grid import Grid as GridElement
 from octavo.formats.format import Format, matrix_shape
+from octavo.formats.grid_census import Census
 from octavo.formats.grid_codes import Grid, Indices, Steps
 from octavo.formats.grid_resident import OCTAVES
 from octavo.formats.importance import Importance
@@ -58,13 +59,13 @@ from octavo.kernels import entropy
 from octavo.kernels.entropy_streams import LANES, Layout, Machine
 from octavo.kernels.trellis import POLYNOMIALS, polynomials
 
-VERSION = 1
+VERSION = 3
+"""Earlier ones are not read: their tables were not deflated, and their paths through a trellis ended every few rows."""
+
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
-_START = struct.Struct("<BB4b")
-_TRELLIS = struct.Struct("<4bB3x")
-_REST = struct.Struct("<f4hIIII")
+_HEADER = struct.Struct("<BB8bB3xf4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
 
 
@@ -87,18 +88,33 @@ class GridRounder:
         return 1
 
     @cached_property
+    def _laid(self) -> tuple[Census, NDArray[np.int16]]:
+        """The census of the sample, and its positions (see `Grid.positions`)."""
+        positions = np.empty(self.sample.shape, np.int16)
+
+        def found() -> Iterator[Indices]:
+            for chunk in self.grid.chunks():
+                part = self.grid.indices(self.sample[chunk], *chunk)
+                positions[chunk] = np.copysign(self.grid.quantizers * part.magnitude, part.index)
+                yield part
+
+        return grid_census.census_of(found(), self.grid), positions
+
+    @cached_property
     def _points(self) -> NDArray[np.float32]:
         """Values of all positions, in steps."""
-        shortfall = grid_census.take_census(self.sample, self.grid).shortfall
-        near = grid_census.points(shortfall, self.grid.states)
+        near = grid_census.points(self._laid[0].shortfall, self.grid.states)
         reach, largest = len(near) // 2, self.grid.quantizers * grid_codes.LARGEST
         every = np.arange(-largest, largest + 1, dtype=np.float32)
         every[largest - reach : largest + reach + 1] = near
         return every / np.float32(self.grid.quantizers)
 
     def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
-        position = self.grid.positions(values.numpy(), columns).astype(np.int32)
-        steps = self._points.take(position + len(self._points) // 2)
+        weights = values.numpy()
+        # Error feedback compares with the rounded sample, which is known from its census.
+        known = np.array_equal(weights, self.sample)
+        position = self._laid[1] if known else self.grid.positions(weights, columns)
+        steps = self._points.take(position.astype(np.int32) + len(self._points) // 2)
         return torch.from_numpy(steps / self._inverse[0] / self._inverse[1][columns])
 
     @cached_property
@@ -235,7 +251,7 @@ def side_bits(grid: Grid) -> float:
     blocks = sum(1 for _ in grid.chunks())
     # A block ends on a whole word, and its coders' states are one word longer than their information.
     spare = 32 + 48 + blocks * (48 if grid.states == 1 else 64 * LANES)
-    return 8 * (_header_bytes(grid.states) + len(ans.pack_tables(tables))) + spare + sum(costs) + 32 * blocks
+    return 8 * (_HEADER.size + len(ans.pack_tables(tables))) + spare + sum(costs) + 32 * blocks
 
 
 def _grid_at(values: NDArray[np.float32], unit: Steps, rate: float, states: int) -> Grid:
@@ -282,14 +298,14 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     indices = np.empty(matrix.shape, np.int16)
 
     def found() -> Iterator[Indices]:
-        for rows in grid.chunks():
-            chunk = grid.indices(matrix[rows], rows)
-            indices[rows] = chunk.index
-            yield chunk
+        for chunk in grid.chunks():
+            part = grid.indices(matrix[chunk], *chunk)
+            indices[chunk] = part.index
+            yield part
 
     census = grid_census.census_of(found(), grid)
     width, tables, _ = census.best_tables()
-    layout = Layout(grid.row_scale, grid.column_scale, width, grid_codes.height(matrix.shape[1]))
+    layout = Layout(grid.row_scale, grid.column_scale, width, grid.extent)
     if grid.states == 1:
         blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
     else:
@@ -297,18 +313,14 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     origins, side_tables, integers, contexts = _side(grid)
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
-    shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
-    header = _START.pack(1 if grid.states == 1 else 2, width, *shortfall[0])
-    if grid.states > 1:
-        header += _TRELLIS.pack(*shortfall[1], grid.states)
-    header += _REST.pack(grid.steps.step, *origins, len(packed_side), len(packed), len(side), len(lengths))
+    shortfall = np.zeros((2, grid_census.POINTS), np.int64)
+    shortfall[: grid.quantizers] = np.clip(np.rint(128 * census.shortfall), -127, 127)
+    sizes = len(packed_side), len(packed), len(side), len(lengths)
+    start = VERSION, width, *shortfall.reshape(-1).tolist(), grid.states
+    header = _HEADER.pack(*start, grid.steps.step, *origins, *sizes)
     words = np.concatenate([side, blocks]).astype("<u4").view(np.uint8)
     pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.astype("<u4").view(np.uint8), words]
     return np.concatenate(pieces)
-
-
-def _header_bytes(states: int) -> int:
-    return _START.size + _REST.size + (_TRELLIS.size if states > 1 else 0)
 
 
 @cache
@@ -331,15 +343,16 @@ def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int
 
 
 def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str, Tensor]:
-    width, shortfall, states, data = _start(coded)
-    if len(data) < _REST.size:
+    _check_version(coded, _HEADER.size)
+    fields = _HEADER.unpack(coded[: _HEADER.size].tobytes())
+    width, shortfall, states, step, origins = fields[1], fields[2:10], fields[10], fields[11], fields[12:16]
+    side_table_bytes, table_bytes, side_words, count = fields[16:]
+    quantizers = 1 if states == 1 else 2
+    if width not in scale_context.WIDTHS or not (np.isfinite(step) and step > 0):
         raise ans.damaged()
-    step, *rest = _REST.unpack(data[: _REST.size].tobytes())
-    origins, (side_table_bytes, table_bytes, side_words, count) = rest[:4], rest[4:]
-    height = grid_codes.height(columns)
-    if width not in scale_context.WIDTHS or count != -(-rows // height) or not (np.isfinite(step) and step > 0):
+    if states != 1 and states not in POLYNOMIALS:
         raise ans.damaged()
-    packed_side, packed, lengths, words = _sections(data[_REST.size :], side_table_bytes, table_bytes, 4 * count)
+    packed_side, packed, lengths, words = _sections(coded[_HEADER.size :], side_table_bytes, table_bytes, 4 * count)
     lengths = lengths.view("<u4").astype(np.int64)
     if len(words) != 4 * (side_words + int(lengths.sum())):
         raise ans.damaged()
@@ -353,39 +366,32 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
     )
     if not _representable(step, row, column):
         raise ans.damaged()
-    tables = ans.unpack_tables(packed, len(shortfall) * (scale_context.FINEST // width))
+    tables = ans.unpack_tables(packed, quantizers * (scale_context.FINEST // width))
     if any(table is not None and len(table.entries) > grid_codes.LARGEST + 1 for table in tables):
         raise ans.damaged()
-    layout = Layout(row_scale, column_scale, width, height)
+    layout = Layout(row_scale, column_scale, width, grid_codes.extent(rows, columns, states))
     if states == 1:
         codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
     else:
         codes = entropy.decode_rows(words[side_words:], lengths, layout, ans.coder_tables(tables), _machine(states))
-        for block in layout.blocks():
-            codes[block] = kernels.trellis_values(torch.from_numpy(codes[block]), states).numpy()
+        codes = kernels.trellis_values(torch.from_numpy(codes), states).numpy()
     parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
-        "step": torch.tensor([step / len(shortfall)], dtype=torch.float32),
-        "points": torch.from_numpy(grid_census.points(np.array(shortfall) / 128, states)),
+        "step": torch.tensor([step / quantizers], dtype=torch.float32),
+        "points": torch.from_numpy(grid_census.points(np.array(shortfall).reshape(2, -1) / 128, states)),
     }
     return {**grid_resident.narrowed(codes), **parts}
 
 
-def _start(coded: NDArray[np.uint8]) -> tuple[int, list[list[int]], int, NDArray[np.uint8]]:
-    """Context width, shortfall of each quantizer, states, and what follows."""
-    if len(coded) < _START.size + _TRELLIS.size:
+def _check_version(coded: NDArray[np.uint8], size: int) -> None:
+    """Refuse what has no header of `size` bytes, or one of another version."""
+    if len(coded) < size:
         raise ans.damaged()
-    version, width, *scalar = _START.unpack(coded[: _START.size].tobytes())
-    rest = coded[_START.size :]
-    if version == 1:
-        return width, [scalar], 1, rest
-    if version != 2:
-        raise CheckpointError(f"the coded tensor has version {version}", "this octavo reads versions 1 and 2")
-    *halfway, states = _TRELLIS.unpack(rest[: _TRELLIS.size].tobytes())
-    if states not in POLYNOMIALS:
-        raise ans.damaged()
-    return width, [scalar, halfway], states, rest[_TRELLIS.size :]
+    if coded[0] != VERSION:
+        raise CheckpointError(
+            f"the coded tensor has version {coded[0]}", f"this octavo reads version {VERSION}; compress the model again"
+        )
 
 
 def _representable(step: float, row: NDArray[np.int16], column: NDArray[np.int16]) -> bool:
@@ -411,10 +417,9 @@ def _code_codes(format: Format, fixed: QuantizedTensor) -> QuantizedTensor:
 
 
 def _decode_codes(coded: NDArray[np.uint8], count: int, levels: int) -> NDArray[np.uint8]:
-    if len(coded) < _CODES_HEADER.size:
-        raise ans.damaged()
-    version, table_bytes, blocks = _CODES_HEADER.unpack(coded[: _CODES_HEADER.size].tobytes())
-    if version != VERSION or blocks != -(-count // CODES):
+    _check_version(coded, _CODES_HEADER.size)
+    _, table_bytes, blocks = _CODES_HEADER.unpack(coded[: _CODES_HEADER.size].tobytes())
+    if blocks != -(-count // CODES):
         raise ans.damaged()
     packed, lengths, words = _sections(coded[_CODES_HEADER.size :], table_bytes, 4 * blocks)
     lengths = lengths.view("<u4").astype(np.int64)

@@ -37,15 +37,15 @@ class Census:
     def _tables(self, width: int) -> tuple[int, list[ans.Table | None], float]:
         merged = self.counts.reshape(-1, width, self.counts.shape[2]).sum(1)
         tables: list[ans.Table | None] = []
-        bits = 8.0 * -(-len(merged) // 8)
+        bits = 0.0
         for counts in merged:
             if not counts.any():
                 tables.append(None)
                 continue
             table = ans.fit_table(counts)
             tables.append(table)
-            bits += 16 + 8 * len(table.entries) + table.cost(counts[: len(table.entries)])
-        return width, tables, bits
+            bits += table.cost(counts[: len(table.entries)])
+        return width, tables, bits + 8 * len(ans.pack_tables(tables))
 
 
 def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
@@ -55,11 +55,11 @@ def take_census(weights: NDArray[np.float32], grid: Grid) -> Census:
         weights: float32 [rows, columns].
         grid: its grid.
     """
-    return census_of((grid.indices(weights[rows], rows) for rows in grid.chunks()), grid)
+    return census_of((grid.indices(weights[chunk], *chunk) for chunk in grid.chunks()), grid)
 
 
 def census_of(chunks: Iterable[Indices], grid: Grid) -> Census:
-    """Count the indices of all chunks of a matrix."""
+    """Count the indices of all chunks of a matrix, in their order."""
     size, kinds = LARGEST + 1, POINTS + 2
     counts = np.zeros(grid.quantizers * scale_context.FINEST * size, dtype=np.int64)
     number, short = (np.zeros(grid.quantizers * kinds) for _ in range(2))

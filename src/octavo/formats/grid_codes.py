@@ -5,7 +5,7 @@ weight (i, j) is inversely proportional to the square root of its sensitivity F_
 every weight then costs the same expected loss, and unimportant weights cost almost no bits. One number, the common
 step, meets a budget. Steps are step · 2^(-(row_i + column_j)/4), row_i and column_j whole quarter octaves.
 
-A grid is scalar, or its indices are a path through a trellis of two quantizers down each column of a chunk
+A grid is scalar, or its indices are a path through a trellis of two quantizers down each column
 (octavo.kernels.trellis), of which this step is that of one: the same bits and up to 1.3 dB less error.
 
 Sources: arXiv 2603.04956 (unequal steps), 2505.12988 section 4 (entropy-coded uniform grids).
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,17 @@ from octavo.formats.coding import scale_context
 from octavo.kernels.backends import plain_backend
 
 CHUNK = 1 << 17
-"""Weights to a block: small enough for the cache, large enough that a block's 64 spare bits do not matter."""
+"""Weights to a block: small enough for the cache, large enough that a block's spare bits do not matter."""
+
+NARROWEST = 32
+"""Columns to a strip of a tall matrix: a line of the cache."""
 
 THRIFT = 0.06
+TRELLIS_THRIFT = 0.075
 """Loss in squared steps that one bit is worth when an index is rounded (see `Grid.thrift`)."""
+
+SAMPLE = 1 << 16
+"""Weights that show which law a matrix follows."""
 
 LARGEST = 511
 """Largest index; a column that asks for finer steps does not get them."""
@@ -64,6 +70,7 @@ class Grid:
         column_scale: the same of each column, relative to the whole tensor.
         thrift: loss, in squared steps, that one bit is worth when an index is rounded; 0 rounds to nearest.
         states: of the trellis; 1 is a scalar grid.
+        exponent: of the law that indices are expected to follow (octavo.formats.trellis_codes); trellises heed it.
     """
 
     steps: Steps
@@ -71,18 +78,31 @@ class Grid:
     column_scale: NDArray[np.int16]
     thrift: float
     states: int = 1
+    exponent: float = 2.0
 
     @property
     def quantizers(self) -> int:
         """How many quantizers an index may belong to."""
         return 1 if self.states == 1 else 2
 
-    def chunks(self) -> Iterator[slice]:
-        """Row ranges that are coded independently."""
+    @property
+    def extent(self) -> int:
+        """Rows of a block, or columns with a trellis, whose paths begin at the top."""
+        return extent(len(self.row_scale), len(self.column_scale), self.states)
+
+    def chunks(self) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns that are coded independently."""
         rows, columns = len(self.row_scale), len(self.column_scale)
-        size = height(columns)
-        for first in range(0, rows, size):
-            yield slice(first, min(first + size, rows))
+        for first in range(0, rows if self.states == 1 else columns, self.extent):
+            part = slice(first, first + self.extent)
+            yield (part, slice(None)) if self.states == 1 else (slice(None), part)
+
+    @property
+    def _costs(self) -> torch.Tensor:
+        """What an index costs, by quantizer, finest context and size."""
+        # The trellis counts in fine steps, of which two make a step.
+        costs = trellis_codes.trained_costs(self.states, 4 * self.thrift, self.exponent, LARGEST)
+        return torch.from_numpy(costs)
 
     def _scaled(
         self, weights: NDArray[np.float32], rows: slice, columns: slice
@@ -91,48 +111,33 @@ class Grid:
         scaled = weights * self.steps.row_inverse[rows, None] * self.steps.column_inverse[None, columns]
         return scaled, scale_context.contexts(self.row_scale[rows], self.column_scale[columns])
 
-    def indices(self, weights: NDArray[np.float32], rows: slice) -> Indices:
+    def indices(self, weights: NDArray[np.float32], rows: slice, columns: slice) -> Indices:
         """The indices of a chunk.
 
         Args:
-            weights: of these rows.
-            rows: one of `chunks`.
+            weights: those of the chunk.
+            rows, columns: one of `chunks`.
         """
-        scaled, context = self._scaled(weights, rows, slice(None))
+        scaled, context = self._scaled(weights, rows, columns)
         if self.states == 1:
             return Indices(_rounded(scaled, context, self.thrift), np.zeros_like(context), context, scaled)
-        costs = torch.from_numpy(_trellis_costs(self.thrift))
-        found = kernels.trellis_indices(torch.from_numpy(2 * scaled), torch.from_numpy(context), costs, self.states)
+        fine, contexts = torch.from_numpy(2 * scaled), torch.from_numpy(context)
+        found = kernels.trellis_indices(fine, contexts, self._costs, self.states)
         quantizer = kernels.trellis_quantizers(found, self.states).numpy()
         return Indices(found.numpy(), quantizer, context, scaled)
 
     def positions(self, weights: NDArray[np.float32], columns: slice) -> NDArray[np.int16]:
         """The values of whole columns that `indices` finds chunk by chunk, in fine steps: half steps of a trellis.
 
-        Called for one column after the other, where every microsecond counts: all chunks go through the trellis side
-        by side, and nothing is checked again.
+        Called for one column after the other, where every microsecond counts: nothing is checked again.
         """
-        rows, chunk = len(self.row_scale), height(len(self.column_scale))
         scaled, context = self._scaled(weights, slice(None), columns)
         if self.states == 1:
             return _rounded(scaled, context, self.thrift)
-        spare = -rows % chunk
-        # What fills up the last chunk costs nothing whichever way it is coded.
-        scaled = np.pad(2 * scaled, ((0, spare), (0, 0)))
-        context = np.pad(context, ((0, spare), (0, 0)), constant_values=scale_context.FINEST)
-        scaled, context = (torch.from_numpy(_fold(part, chunk)) for part in (scaled, context))
-        costs = torch.from_numpy(_trellis_costs(self.thrift))
+        fine, contexts, costs = torch.from_numpy(2 * scaled), torch.from_numpy(context), self._costs
         backend = plain_backend(costs)
-        found = backend.trellis_values(
-            backend.trellis_indices(scaled, context, costs, self.states), self.states
-        ).numpy()
-        return found.reshape(chunk, -1, weights.shape[1]).swapaxes(0, 1).reshape(-1, weights.shape[1])[:rows]
-
-
-def _fold(column: NDArray[Any], height: int) -> NDArray[Any]:
-    """Chunks of rows side by side."""
-    chunks = column.reshape(-1, height, column.shape[1])
-    return np.ascontiguousarray(chunks.swapaxes(0, 1)).reshape(height, -1)
+        found = backend.trellis_indices(fine, contexts, costs, self.states)
+        return backend.trellis_values(found, self.states).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,25 +171,18 @@ def _rounded(scaled: NDArray[np.float32], context: NDArray[np.uint8], thrift: fl
     return np.copysign(np.minimum(index, LARGEST), scaled).astype(np.int16)
 
 
-@cache
-def _trellis_costs(thrift: float) -> NDArray[np.float32]:
-    """By quantizer, finest context and size; in one more context everything is free."""
-    # The trellis counts in fine steps, of which two make a step.
-    return np.pad(trellis_codes.laplace_costs(4 * thrift, LARGEST), ((0, 0), (0, 1), (0, 0)))
+def extent(rows: int, columns: int, states: int) -> int:
+    """Rows of a block of a scalar grid, columns of one with a trellis."""
+    return max(1, CHUNK // columns) if states == 1 else max(NARROWEST, CHUNK // rows)
 
 
-def height(columns: int) -> int:
-    """Rows of a block."""
-    return max(1, CHUNK // columns)
-
-
-def scaled_grid(weights: NDArray[np.float32], steps: Steps, states: int = 1, thrift: float = THRIFT) -> Grid:
+def scaled_grid(weights: NDArray[np.float32], steps: Steps, states: int = 1) -> Grid:
     """The grid of a matrix under given steps: measures the scale of its rows and columns.
 
     Args:
         weights: float32 [rows, columns].
         steps: wanted steps; those of a column are coarsened where an index would exceed `LARGEST`.
-        states, thrift: see `Grid`.
+        states: see `Grid`.
     """
     over = np.ceil(4 * np.log2(np.maximum(heights(weights, steps) / (LARGEST + 0.4), 1))).astype(np.int16)
     steps = replace(steps, column=steps.column - over)
@@ -195,7 +193,24 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, states: int = 1, thr
     whole = max(float(row.mean()), 1e-60)
     row_scale = bounded(scale_context.quarter_log2(np.sqrt(row)))
     column_scale = bounded(scale_context.quarter_log2(np.sqrt(column / whole)))
-    return Grid(steps, row_scale, column_scale, thrift, states)
+    if states == 1:
+        return Grid(steps, row_scale, column_scale, THRIFT)
+    exponent = trellis_codes.nearest_exponent(_evenness(weights, row / row_inverse, column / column_inverse))
+    return Grid(steps, row_scale, column_scale, TRELLIS_THRIFT, states, exponent)
+
+
+def _evenness(weights: NDArray[np.float32], row: NDArray[np.float64], column: NDArray[np.float64]) -> float:
+    """Mean magnitude over root mean square of weights in units of their scale, in a sample of the rows.
+
+    Args:
+        weights: a matrix.
+        row, column: mean squares of its rows and columns, to any factor; those that are zero do not count.
+    """
+    picked = np.linspace(0, len(row) - 1, min(len(row), max(16, SAMPLE // len(column)))).astype(np.int64)
+    picked = picked[row[picked] > 0]
+    units = weights[picked][:, column > 0] / np.sqrt(row[picked, None]) / np.sqrt(column[column > 0])
+    square = float(np.square(units).mean()) if units.size else 0.0
+    return float(np.abs(units).mean()) / np.sqrt(square) if square > 0 else 1.0
 
 
 def heights(weights: NDArray[np.float32], steps: Steps) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ def decode_grid(words: Words, lengths: Lengths, layout: Layout, tables: Tables) 
     Raises:
         CheckpointError: no encoder wrote these words for such a layout and tables.
     """
-    _check_lengths(words, lengths, len(layout.blocks()))
+    _check_lengths(words, lengths, len(layout.grouped()))
     _check_tables(tables, layout.contexts)
     return entropy_backend().decode_grid(words, lengths, layout, tables)
 
@@ -90,7 +90,7 @@ def decode_rows(
     Raises:
         CheckpointError: no encoder wrote these words for such a layout and tables.
     """
-    _check_lengths(words, lengths, len(layout.blocks()))
+    _check_lengths(words, lengths, len(layout.strips()))
     _check_tables(tables, layout.contexts * machine.quantizers)
     return entropy_backend().decode_rows(words, lengths, layout, tables, machine)
 

@@ -8,9 +8,10 @@ Two kinds of block:
 
 - *grouped*: a block's integers by context, ascending, in their own order inside a context; one coder, whose words are
   read from the last to the first and whose state begins at 0. This is constriction's `AnsCoder`, word for word.
-- *rows*: row by row; the integers of columns j, j + LANES, … belong to coder j mod LANES. A block is the coders' states
-  (each two words, the lower first), then the words of all coders in the order in which the decoder takes them in. Every
-  coder's state ends, for the decoder, at 2^32. In this order a context may depend on the indices above.
+- *rows*: a block is a strip of columns, row by row; the integers of its columns j, j + LANES, … belong to coder
+  j mod LANES. First come the coders' states (each two words, the lower first), then the words of all coders in the
+  order in which the decoder takes them in. Every coder's state ends, for the decoder, at 2^32. In this order a context
+  may depend on the indices above.
 """
 
 from __future__ import annotations
@@ -96,22 +97,22 @@ class Layout:
         row_scale: log2 scale of each row, quarter octaves.
         column_scale: log2 scale of each column, quarter octaves.
         width: quarter octaves to a context: 1, 2 or 4.
-        height: rows of a block; blocks are coded independently.
+        extent: rows of a grouped block, columns of a block in row order; blocks are coded independently.
 
     Raises:
-        FormatError: there are no weights, or such a width or height is impossible.
+        FormatError: there are no weights, or such a width or extent is impossible.
     """
 
     row_scale: NDArray[np.int16]
     column_scale: NDArray[np.int16]
     width: int
-    height: int
+    extent: int
 
     def __post_init__(self) -> None:
-        if self.width not in WIDTHS or self.height < 1 or 0 in self.shape:
+        if self.width not in WIDTHS or self.extent < 1 or 0 in self.shape:
             raise FormatError(
-                f"a grid of shape {self.shape} cannot be coded in blocks of {self.height} rows at width {self.width}",
-                f"use a grid that is not empty, blocks of at least one row and a width of {WIDTHS}",
+                f"a grid of shape {self.shape} cannot be coded in blocks of {self.extent} at width {self.width}",
+                f"use a grid that is not empty, blocks of at least one row or column and a width of {WIDTHS}",
             )
 
     @property
@@ -124,10 +125,16 @@ class Layout:
         """How many contexts there are."""
         return FINEST // self.width
 
-    def blocks(self) -> list[slice]:
-        """The rows of each block."""
-        rows = len(self.row_scale)
-        return [slice(first, min(first + self.height, rows)) for first in range(0, rows, self.height)]
+    def grouped(self) -> list[slice]:
+        """The rows of each grouped block."""
+        return self._blocks(len(self.row_scale))
+
+    def strips(self) -> list[slice]:
+        """The columns of each block in row order."""
+        return self._blocks(len(self.column_scale))
+
+    def _blocks(self, side: int) -> list[slice]:
+        return [slice(first, min(first + self.extent, side)) for first in range(0, side, self.extent)]
 
 
 @dataclass(frozen=True, eq=False)

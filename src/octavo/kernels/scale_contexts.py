@@ -30,6 +30,10 @@ def contexts(row: NDArray[np.int16], column: NDArray[np.int16], width: int = 1) 
     Returns:
         uint8 [rows, columns].
     """
-    # Clipping each side first keeps the sum inside int16.
-    sums = np.clip(row, -999, 999)[:, None] + np.clip(column, -999, 999)[None, :]
-    return (np.clip(sums + FLOOR, 0, FINEST - 1) // width).astype(np.uint8)
+    # Bounding each side first keeps the sum inside int16. On a single column np.clip takes several times as long.
+    first, second = (np.minimum(np.maximum(side, -999), 999) for side in (row, column))
+    sums = (first + np.int16(FLOOR))[:, None] + second
+    np.maximum(sums, 0, out=sums)
+    np.minimum(sums, FINEST - 1, out=sums)
+    found = sums.astype(np.uint8)
+    return found if width == 1 else found // np.uint8(width)

@@ -120,8 +120,11 @@ def feed_back(
         elimination: of its inputs; columns that the rounder takes together must follow each other in its order.
         block: columns after which errors are carried to all that are left; changes nothing but speed.
     """
+    plain = weights.detach().float()
     with _one_thread():
-        return _fed_back(weights.detach().float(), rounder, elimination, block)
+        changed, paid = _fed_back(plain, rounder, elimination, block)
+    nearest = rounder.round(slice(0, plain.shape[1]), plain)
+    return changed if paid <= cost(nearest - plain, elimination) else plain
 
 
 @contextlib.contextmanager
@@ -137,40 +140,32 @@ def _one_thread() -> Iterator[None]:
 
 def _fed_back(
     plain: Float32[Tensor, "out in"], rounder: Rounder, elimination: Elimination, block: int
-) -> Float32[Tensor, "out in"]:
-    order, upper = elimination.order, elimination.upper
-    places = order.tolist()
-    # Columns lie in the order of rounding until the end.
-    left = plain[:, order]
-    changed, rounded = torch.empty_like(left), torch.empty_like(left)
-    columns, run = left.shape[1], rounder.together
+) -> tuple[Float32[Tensor, "out in"], float]:
+    """The changed matrix, and what its rounding costs: the sum of (e / U_jj)² over all columns."""
+    order, upper, run = elimination.order, elimination.upper, rounder.together
+    places, columns = order.tolist(), plain.shape[1]
     block = max(1, block // run) * run
+    # In the order of rounding, and transposed, so that the weights of a column are neighbors.
+    left, paid = plain.T[order].contiguous(), 0.0
     for first in range(0, columns, block):
         last = min(first + block, columns)
-        here, errors = left[:, first:last].clone(), torch.empty(len(left), last - first)
+        here, errors = left[first:last], torch.empty(last - first, len(plain))
         for start in range(first, last, run):
             stop = min(start + run, last)
             now = slice(start - first, stop - first)
-            values = here[:, now].contiguous()
-            changed[:, start:stop] = values
-            rounded[:, start:stop] = rounder.round(slice(places[start], places[start] + stop - start), values)
-            error = values - rounded[:, start:stop]
-            own = upper[start:stop, start:stop]
-            scaled = error / own if run == 1 else torch.linalg.solve_triangular(own, error, upper=True, left=False)
-            errors[:, now] = scaled
+            values = here[now].T.contiguous()
+            error = here[now] - rounder.round(slice(places[start], places[start] + stop - start), values).T
+            own = upper[start:stop, start:stop].T
+            scaled = error / own if run == 1 else torch.linalg.solve_triangular(own, error, upper=False)
+            errors[now] = scaled
             if stop < last:
-                here[:, stop - first :].addmm_(scaled, upper[start:stop, stop:last], alpha=-1)
+                here[now.stop :].addmm_(upper[start:stop, stop:last].T, scaled, alpha=-1)
+        paid += float(errors.square().sum(dtype=torch.float64))
         if last < columns:
-            left[:, last:].addmm_(errors, upper[first:last, last:], alpha=-1)
-    changed, rounded = _placed(changed, order), _placed(rounded, order)
-    nearest = rounder.round(slice(0, columns), plain)
-    return changed if cost(rounded - plain, elimination) <= cost(nearest - plain, elimination) else plain
-
-
-def _placed(values: Float32[Tensor, "out in"], order: Int64[Tensor, " in"]) -> Float32[Tensor, "out in"]:
-    found = torch.empty_like(values)
-    found[:, order] = values
-    return found
+            left[last:].addmm_(upper[first:last, last:].T, errors, alpha=-1)
+    changed = torch.empty_like(plain)
+    changed[:, order] = left.T
+    return changed, paid
 
 
 def cost(change: Float[Tensor, "out in"], elimination: Elimination, row: Float[Tensor, " out"] | None = None) -> float:

@@ -6,9 +6,11 @@ floating-point function to agree between machines: an entry is one byte, v, and 
 
 Layout of the parts:
 
-- tables: a bit map of the contexts that are used, lowest context in the lowest bit of the first byte; then for each of
-  them ``last`` in two bytes, little endian, and ``last + 1`` entries. A symmetric table's entry k gives the weight of k
-  and of -k; a one-sided table is for integers 0, 1, …
+- tables: a raw deflate stream (RFC 1951) of a bit map of the contexts that are used, lowest context in the lowest bit
+  of the first byte; the lower bytes, then the upper bytes, of ``last`` of each of them; and the ``last + 1`` entries of
+  each. All but the bit map are differences: of ``last`` to that of the context before, of an entry to the one before in
+  its table, from 0 on and wrapping around. A symmetric table's entry k gives the weight of k and of -k; a one-sided
+  table is for integers 0, 1, …
 - blocks: ANS words of 32 bits, little endian.
 
 Inside a block the integers are grouped by context in ascending order and keep their order inside a context.
@@ -16,8 +18,10 @@ Inside a block the integers are grouped by context in ascending order and keep t
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +43,8 @@ _EIGHTHS = np.array(
     ]
 )
 _ZERO_COUNT = 255
+_RAW = -15  # neither header nor checksum
+_LONGEST = 1 << 16
 
 RAREST = 2.0**-20
 """Least probability of an integer that occurs. The coder's probabilities have 24 bits and are differences of running
@@ -102,13 +108,13 @@ def fit_table(counts: NDArray[np.int64], symmetric: bool = True) -> Table:
 
 def pack_tables(tables: list[Table | None]) -> NDArray[np.uint8]:
     """The bytes of the tables of all contexts; an unused context has none."""
-    used = np.array([table is not None for table in tables])
-    out = bytearray(np.packbits(used, bitorder="little").tobytes())
-    for table in tables:
-        if table is not None:
-            out += (len(table.entries) - 1).to_bytes(2, "little")
-            out += table.entries.tobytes()
-    return np.frombuffer(bytes(out), dtype=np.uint8)
+    used = np.packbits([table is not None for table in tables], bitorder="little")
+    entries = [table.entries for table in tables if table is not None]
+    last = np.diff([0, *(len(each) - 1 for each in entries)]).astype("<u2").view(np.uint8).reshape(-1, 2)
+    steps = [np.diff(each, prepend=np.uint8(0)) for each in entries]
+    deflate = zlib.compressobj(9, wbits=_RAW)
+    packed = deflate.compress(np.concatenate([used, last.T.reshape(-1), *steps]).tobytes()) + deflate.flush()
+    return np.frombuffer(packed, np.uint8)
 
 
 def unpack_tables(packed: NDArray[np.uint8], contexts: int, symmetric: bool = True) -> list[Table | None]:
@@ -117,25 +123,23 @@ def unpack_tables(packed: NDArray[np.uint8], contexts: int, symmetric: bool = Tr
     Raises:
         CheckpointError: the bytes end early or go on too long.
     """
-    position = -(-contexts // 8)
-    used = np.unpackbits(packed[:position], bitorder="little")
-    if len(packed) < position or used[contexts:].any():
+    head = -(-contexts // 8)
+    inflate = zlib.decompressobj(wbits=_RAW)
+    try:
+        plain = np.frombuffer(inflate.decompress(packed.tobytes(), head + contexts * (2 + _LONGEST)), np.uint8)
+    except zlib.error as error:
+        raise damaged() from error
+    used = np.unpackbits(plain[:head], bitorder="little")
+    number = int(used.sum())
+    if not inflate.eof or inflate.unused_data or len(plain) < head + 2 * number or used[contexts:].any():
         raise damaged()
-    tables: list[Table | None] = []
-    for present in used[:contexts]:
-        if not present:
-            tables.append(None)
-            continue
-        if position + 2 > len(packed):
-            raise damaged()
-        size = int.from_bytes(packed[position : position + 2].tobytes(), "little") + 1
-        position += 2 + size
-        if position > len(packed):
-            raise damaged()
-        tables.append(Table(packed[position - size : position], symmetric))
-    if position != len(packed):
+    last = plain[head : head + 2 * number].reshape(2, -1).T.copy().view("<u2").reshape(-1)
+    sizes = np.cumsum(last, dtype=np.uint16).astype(np.int64) + 1
+    bounds = head + 2 * number + np.cumsum([0, *sizes.tolist()])
+    if bounds[-1] != len(plain):
         raise damaged()
-    return tables
+    entries = iter(np.cumsum(plain[first:end], dtype=np.uint8) for first, end in pairwise(bounds.tolist()))
+    return [Table(next(entries), symmetric) if present else None for present in used[:contexts]]
 
 
 def coder_tables(tables: list[Table | None]) -> Tables:

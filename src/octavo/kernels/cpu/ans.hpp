@@ -51,14 +51,15 @@ struct Grid {
     const std::int16_t* column_scale;
     std::size_t rows, columns;
     int shift;           // log2 of the width of a context
-    std::size_t height;  // rows of a block
+    std::size_t extent;  // rows of a grouped block, columns of a strip
 
     std::size_t contexts() const { return static_cast<std::size_t>(finest) >> shift; }
-    std::size_t blocks() const { return (rows + height - 1) / height; }
+    std::size_t grouped() const { return (rows + extent - 1) / extent; }
+    std::size_t strips() const { return (columns + extent - 1) / extent; }
 };
 
 // A machine that walks down a column: the table of a weight is that of its context within the set quantizer[state],
-// and an index moves the state to next[2 * state + parity]. It starts from state 0 in every block.
+// and an index moves the state to next[2 * state + parity]. It starts from state 0 at the top.
 struct Machine {
     const std::uint8_t* next;
     const std::uint8_t* quantizer;
@@ -78,11 +79,11 @@ bool decode_grouped(const std::uint32_t* words, const Offsets& offsets, const st
 bool decode_grid(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Search& search,
                  std::int16_t* out, std::size_t threads);
 
-// A grid's indices row by row, from `lanes` interleaved coders.
+// A grid's indices in strips of columns, each row by row, from `lanes` interleaved coders.
 bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
                  const Search& search, std::int16_t* out, std::size_t threads);
 
-// Columns j, j + lanes, … of a block belong to one coder of those that share its words.
+// Columns j, j + lanes, … of a strip belong to one coder of those that share its words.
 constexpr std::size_t lanes = 4;
 constexpr std::size_t head = 2 * lanes;
 

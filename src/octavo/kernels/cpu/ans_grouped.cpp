@@ -95,8 +95,8 @@ bool decode_some(std::size_t number, const Search& search, const Made& made) {
 // How often each context occurs in a block: the same for two rows of one scale, and found from the columns' scales.
 void count_contexts(const Grid& grid, std::size_t block, const std::int64_t* columns_of_scale, std::int64_t* counts) {
     std::fill_n(counts, grid.contexts(), 0);
-    const std::size_t last = std::min(grid.rows, (block + 1) * grid.height);
-    for (std::size_t row = block * grid.height; row < last; ++row) {
+    const std::size_t last = std::min(grid.rows, (block + 1) * grid.extent);
+    for (std::size_t row = block * grid.extent; row < last; ++row) {
         const int scale = bounded_scale(grid.row_scale[row]) + floor_scale;
         for (int column = -farthest_scale; column <= farthest_scale; ++column) {
             const std::int64_t number = columns_of_scale[column + farthest_scale];
@@ -116,7 +116,7 @@ struct Block {
 };
 
 Block block_of(const Grid& grid, std::size_t block) {
-    return {block * grid.height, std::min(grid.rows, (block + 1) * grid.height)};
+    return {block * grid.extent, std::min(grid.rows, (block + 1) * grid.extent)};
 }
 
 // Calls visit(position in the matrix, position in the block's groups) for every weight of a block, row by row.
@@ -193,9 +193,9 @@ bool decode_grid(const std::uint32_t* words, const Offsets& offsets, const Grid&
                  std::int16_t* out, std::size_t threads) {
     const std::vector<std::int16_t> columns = bounded_columns(grid);
     const std::vector<std::int64_t> columns_of_scale = count_columns(columns);
-    const std::size_t size = std::min(grid.height, grid.rows) * grid.columns;
+    const std::size_t size = std::min(grid.extent, grid.rows) * grid.columns;
     std::atomic<bool> sound = true;
-    in_ranges(grid.blocks(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
+    in_ranges(grid.grouped(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
         std::vector<std::int16_t> grouped(std::min(abreast, end - begin) * size);
         std::vector<std::uint8_t> contexts(grid.columns);
         std::array<std::array<std::int64_t, finest>, abreast> counts;
@@ -236,9 +236,9 @@ bool encode_grid(const std::int16_t* indices, const Grid& grid, const std::vecto
                  std::uint32_t* words, std::int64_t* lengths, std::size_t threads) {
     const std::vector<std::int16_t> columns = bounded_columns(grid);
     const std::vector<std::int64_t> columns_of_scale = count_columns(columns);
-    const std::size_t size = std::min(grid.height, grid.rows) * grid.columns, stride = room(size);
+    const std::size_t size = std::min(grid.extent, grid.rows) * grid.columns, stride = room(size);
     std::atomic<bool> coded = true;
-    in_ranges(grid.blocks(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
+    in_ranges(grid.grouped(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
         std::vector<std::int16_t> grouped(size);
         std::vector<std::uint8_t> contexts(grid.columns);
         std::array<std::int64_t, finest> counts;

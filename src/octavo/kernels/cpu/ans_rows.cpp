@@ -21,8 +21,6 @@ class Walk {
             offset_[state] = static_cast<std::uint8_t>(machine.quantizer[state] * grid.contexts());
     }
 
-    void restart() { std::fill(states_.begin(), states_.end(), std::uint8_t{0}); }
-
     // The table of each weight of a row.
     const std::uint8_t* tables(std::size_t row) {
         row_contexts(grid_, row, columns_.data(), tables_.data());
@@ -46,9 +44,17 @@ class Walk {
     std::array<std::uint8_t, 256> offset_{};
 };
 
-bool decode_block(const std::uint32_t* word, const std::uint32_t* end, const Grid& grid, std::size_t first,
-                  std::size_t last, const Search& search, const std::vector<View>& views, Walk& walk,
-                  std::int16_t* out) {
+// The columns of a strip, as a grid of their own.
+Grid strip_of(const Grid& grid, std::size_t strip) {
+    Grid part = grid;
+    part.column_scale += strip * grid.extent;
+    part.columns = std::min(grid.columns - strip * grid.extent, grid.extent);
+    return part;
+}
+
+// `out` points to the strip's first weight, rows being `pitch` weights apart.
+bool decode_strip(const std::uint32_t* word, const std::uint32_t* end, const Grid& grid, const Machine& machine,
+                  const Search& search, const std::vector<View>& views, std::int16_t* out, std::size_t pitch) {
     if (static_cast<std::size_t>(end - word) < head) return false;
     std::uint64_t state[lanes];
     for (std::size_t lane = 0; lane < lanes; ++lane, word += 2) {
@@ -61,10 +67,10 @@ bool decode_block(const std::uint32_t* word, const std::uint32_t* end, const Gri
         to = static_cast<std::int16_t>(static_cast<std::int32_t>(take(mine, table)) + table.lowest);
         if (mine < least_state && word != end) mine = (mine << 32) | *word++;
     };
-    walk.restart();
-    for (std::size_t row = first; row < last; ++row) {
+    Walk walk(grid, machine);
+    for (std::size_t row = 0; row < grid.rows; ++row) {
         const std::uint8_t* const tables = walk.tables(row);
-        std::int16_t* const to = out + row * grid.columns;
+        std::int16_t* const to = out + row * pitch;
         if (!present)
             for (std::size_t j = 0; j < grid.columns; ++j)
                 if (views[tables[j]].size == 0) return false;
@@ -80,23 +86,22 @@ bool decode_block(const std::uint32_t* word, const std::uint32_t* end, const Gri
     return word == end;
 }
 
-// Writes the words of a block to the end of its room and moves them to the front.
-std::int64_t encode_block(const std::int16_t* indices, const Grid& grid, std::size_t first, std::size_t last,
-                          const std::vector<Table>& tables, Walk& walk, std::uint8_t* chosen, std::uint32_t* words,
+// Writes the words of a strip to the end of its room and moves them to the front.
+std::int64_t encode_strip(const std::int16_t* indices, std::size_t pitch, const Grid& grid, const Machine& machine,
+                          const std::vector<Table>& tables, std::uint8_t* chosen, std::uint32_t* words,
                           std::size_t stride) {
-    walk.restart();
-    for (std::size_t row = first; row < last; ++row) {
-        const std::int16_t* const from = indices + row * grid.columns;
-        std::copy_n(walk.tables(row), grid.columns, chosen + (row - first) * grid.columns);
-        walk.leave(from);
+    Walk walk(grid, machine);
+    for (std::size_t row = 0; row < grid.rows; ++row) {
+        std::copy_n(walk.tables(row), grid.columns, chosen + row * grid.columns);
+        walk.leave(indices + row * pitch);
     }
     Put put[lanes];
     for (Put& lane : put) lane.state = least_state;
     std::uint32_t* word = words + stride;
-    for (std::size_t row = last; row-- > first;)
+    for (std::size_t row = grid.rows; row-- > 0;)
         for (std::size_t j = grid.columns; j-- > 0;) {
-            const Table& table = tables[chosen[(row - first) * grid.columns + j]];
-            const std::int32_t integer = indices[row * grid.columns + j];
+            const Table& table = tables[chosen[row * grid.columns + j]];
+            const std::int32_t integer = indices[row * pitch + j];
             if (!codable(table, integer)) return -1;
             const std::uint32_t* const at = table.cumulative + (integer - table.lowest);
             Put& lane = put[j % lanes];
@@ -118,31 +123,25 @@ bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid&
     std::vector<View> views;
     for (std::size_t table = 0; table < search.tables().size(); ++table) views.push_back(view(search, table));
     std::atomic<bool> sound = true;
-    in_ranges(grid.blocks(), 1, std::min(grid.height, grid.rows) * grid.columns, threads,
-              [&](std::size_t begin, std::size_t end) {
-        Walk walk(grid, machine);
-        for (std::size_t block = begin; block < end; ++block) {
-            const std::size_t first = block * grid.height, last = std::min(grid.rows, first + grid.height);
-            if (!decode_block(words + offsets[block], words + offsets[block + 1], grid, first, last, search, views,
-                              walk, out))
+    in_ranges(grid.strips(), 1, grid.rows * grid.extent, threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t strip = begin; strip < end; ++strip)
+            if (!decode_strip(words + offsets[strip], words + offsets[strip + 1], strip_of(grid, strip), machine,
+                              search, views, out + strip * grid.extent, grid.columns))
                 sound = false;
-        }
     }, least);
     return sound;
 }
 
 bool encode_rows(const std::int16_t* indices, const Grid& grid, const Machine& machine,
                  const std::vector<Table>& tables, std::uint32_t* words, std::int64_t* lengths, std::size_t threads) {
-    const std::size_t size = std::min(grid.height, grid.rows) * grid.columns, stride = room(size);
+    const std::size_t size = grid.rows * grid.extent, stride = room(size);
     std::atomic<bool> coded = true;
-    in_ranges(grid.blocks(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
-        Walk walk(grid, machine);
+    in_ranges(grid.strips(), 1, size, threads, [&](std::size_t begin, std::size_t end) {
         std::vector<std::uint8_t> chosen(size);
-        for (std::size_t block = begin; block < end; ++block) {
-            const std::size_t first = block * grid.height, last = std::min(grid.rows, first + grid.height);
-            lengths[block] = encode_block(indices, grid, first, last, tables, walk, chosen.data(),
-                                          words + block * stride, stride);
-            if (lengths[block] < 0) coded = false;
+        for (std::size_t strip = begin; strip < end; ++strip) {
+            lengths[strip] = encode_strip(indices + strip * grid.extent, grid.columns, strip_of(grid, strip), machine,
+                                          tables, chosen.data(), words + strip * stride, stride);
+            if (lengths[strip] < 0) coded = false;
         }
     }, least);
     return coded;

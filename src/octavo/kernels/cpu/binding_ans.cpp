@@ -66,15 +66,19 @@ ans::Offsets offsets_of(const Words& words, const In<std::int64_t>& lengths) {
     return offsets;
 }
 
-ans::Grid grid_of(const Scales& row_scale, const Scales& column_scale, std::int64_t width, std::int64_t height,
-                  std::size_t rows, std::size_t columns, std::size_t blocks) {
+// The side that blocks divide: rows for grouped blocks, columns for strips.
+enum Side { by_rows, by_columns };
+
+ans::Grid grid_of(const Scales& row_scale, const Scales& column_scale, std::int64_t width, std::int64_t extent,
+                  std::size_t rows, std::size_t columns, Side divided, std::size_t blocks) {
+    const std::size_t side = divided == by_rows ? rows : columns, other = divided == by_rows ? columns : rows;
     require(width == 1 || width == 2 || width == 4, "the width of a context must be 1, 2 or 4");
-    require(rows >= 1 && columns >= 1 && height >= 1, "a grid has at least one row, column and block");
+    require(rows >= 1 && columns >= 1 && extent >= 1, "a grid has at least one row, column and block");
     require(row_scale.shape(0) == rows && column_scale.shape(0) == columns, "the scales do not fit the indices");
     const ans::Grid grid{row_scale.data(), column_scale.data(), rows, columns, width == 4 ? 2 : static_cast<int>(width) - 1,
-                         std::min(static_cast<std::size_t>(height), rows)};
-    require(grid.height <= std::numeric_limits<std::uint32_t>::max() / columns, "a block is too large");
-    require(grid.blocks() == blocks, "the number of blocks does not fit the grid");
+                         std::min(static_cast<std::size_t>(extent), side)};
+    require(grid.extent <= std::numeric_limits<std::uint32_t>::max() / other, "a block is too large");
+    require((side + grid.extent - 1) / grid.extent == blocks, "the number of blocks does not fit the grid");
     return grid;
 }
 
@@ -121,11 +125,12 @@ bool decode_grouped(const Words& words, const In<std::int64_t>& lengths, const C
 }
 
 bool decode_grid(const Words& words, const In<std::int64_t>& lengths, const Scales& row_scale, const Scales& column_scale,
-                 std::int64_t width, std::int64_t height, const In<std::uint32_t>& cumulative,
+                 std::int64_t width, std::int64_t extent, const In<std::uint32_t>& cumulative,
                  const In<std::int64_t>& bounds, const In<std::int32_t>& lowest, const IndicesOut& out,
                  std::int64_t threads) {
     const ans::Search search(tables_of(cumulative, bounds, lowest));
-    const ans::Grid grid = grid_of(row_scale, column_scale, width, height, out.shape(0), out.shape(1), lengths.shape(0));
+    const ans::Grid grid =
+        grid_of(row_scale, column_scale, width, extent, out.shape(0), out.shape(1), by_rows, lengths.shape(0));
     require(search.tables().size() == grid.contexts(), "the tables do not fit the contexts");
     const ans::Offsets offsets = offsets_of(words, lengths);
     const nb::gil_scoped_release released;
@@ -133,11 +138,12 @@ bool decode_grid(const Words& words, const In<std::int64_t>& lengths, const Scal
 }
 
 bool decode_rows(const Words& words, const In<std::int64_t>& lengths, const Scales& row_scale, const Scales& column_scale,
-                 std::int64_t width, std::int64_t height, const Next& next, const In<std::uint8_t>& quantizer,
+                 std::int64_t width, std::int64_t extent, const Next& next, const In<std::uint8_t>& quantizer,
                  const In<std::uint32_t>& cumulative, const In<std::int64_t>& bounds, const In<std::int32_t>& lowest,
                  const IndicesOut& out, std::int64_t threads) {
     const ans::Search search(tables_of(cumulative, bounds, lowest));
-    const ans::Grid grid = grid_of(row_scale, column_scale, width, height, out.shape(0), out.shape(1), lengths.shape(0));
+    const ans::Grid grid =
+        grid_of(row_scale, column_scale, width, extent, out.shape(0), out.shape(1), by_columns, lengths.shape(0));
     const ans::Machine machine = machine_of(next, quantizer, grid, search.tables().size());
     const ans::Offsets offsets = offsets_of(words, lengths);
     const nb::gil_scoped_release released;
@@ -162,27 +168,27 @@ bool encode_grouped(const In<std::int16_t>& integers, const Counts& counts, cons
 }
 
 bool encode_grid(const Indices& indices, const Scales& row_scale, const Scales& column_scale, std::int64_t width,
-                 std::int64_t height, const In<std::uint32_t>& cumulative, const In<std::int64_t>& bounds,
+                 std::int64_t extent, const In<std::uint32_t>& cumulative, const In<std::int64_t>& bounds,
                  const In<std::int32_t>& lowest, const Out<std::uint32_t>& words, const Out<std::int64_t>& lengths,
                  std::int64_t threads) {
     const std::vector<ans::Table> tables = tables_of(cumulative, bounds, lowest);
     const ans::Grid grid =
-        grid_of(row_scale, column_scale, width, height, indices.shape(0), indices.shape(1), lengths.shape(0));
+        grid_of(row_scale, column_scale, width, extent, indices.shape(0), indices.shape(1), by_rows, lengths.shape(0));
     require(tables.size() == grid.contexts(), "the tables do not fit the contexts");
-    check_room(words, lengths, grid.blocks(), grid.height * grid.columns);
+    check_room(words, lengths, grid.grouped(), grid.extent * grid.columns);
     const nb::gil_scoped_release released;
     return ans::encode_grid(indices.data(), grid, tables, words.data(), lengths.data(), threads_of(threads));
 }
 
 bool encode_rows(const Indices& indices, const Scales& row_scale, const Scales& column_scale, std::int64_t width,
-                 std::int64_t height, const Next& next, const In<std::uint8_t>& quantizer,
+                 std::int64_t extent, const Next& next, const In<std::uint8_t>& quantizer,
                  const In<std::uint32_t>& cumulative, const In<std::int64_t>& bounds, const In<std::int32_t>& lowest,
                  const Out<std::uint32_t>& words, const Out<std::int64_t>& lengths, std::int64_t threads) {
     const std::vector<ans::Table> tables = tables_of(cumulative, bounds, lowest);
     const ans::Grid grid =
-        grid_of(row_scale, column_scale, width, height, indices.shape(0), indices.shape(1), lengths.shape(0));
+        grid_of(row_scale, column_scale, width, extent, indices.shape(0), indices.shape(1), by_columns, lengths.shape(0));
     const ans::Machine machine = machine_of(next, quantizer, grid, tables.size());
-    check_room(words, lengths, grid.blocks(), grid.height * grid.columns);
+    check_room(words, lengths, grid.strips(), grid.rows * grid.extent);
     const nb::gil_scoped_release released;
     return ans::encode_rows(indices.data(), grid, machine, tables, words.data(), lengths.data(), threads_of(threads));
 }
@@ -196,17 +202,17 @@ void bind_ans(nb::module_& module) {
     module.def("ans_decode_grouped", &decode_grouped, given("words"), given("lengths"), given("counts"),
                given("cumulative"), given("bounds"), given("lowest"), given("out"), nb::arg("threads"));
     module.def("ans_decode_grid", &decode_grid, given("words"), given("lengths"), given("row_scale"),
-               given("column_scale"), nb::arg("width"), nb::arg("height"), given("cumulative"), given("bounds"),
+               given("column_scale"), nb::arg("width"), nb::arg("extent"), given("cumulative"), given("bounds"),
                given("lowest"), given("out"), nb::arg("threads"));
     module.def("ans_decode_rows", &decode_rows, given("words"), given("lengths"), given("row_scale"),
-               given("column_scale"), nb::arg("width"), nb::arg("height"), given("next"), given("quantizer"),
+               given("column_scale"), nb::arg("width"), nb::arg("extent"), given("next"), given("quantizer"),
                given("cumulative"), given("bounds"), given("lowest"), given("out"), nb::arg("threads"));
     module.def("ans_encode_grouped", &encode_grouped, given("integers"), given("counts"), given("cumulative"),
                given("bounds"), given("lowest"), given("words"), given("lengths"), nb::arg("threads"));
     module.def("ans_encode_grid", &encode_grid, given("indices"), given("row_scale"), given("column_scale"),
-               nb::arg("width"), nb::arg("height"), given("cumulative"), given("bounds"), given("lowest"),
+               nb::arg("width"), nb::arg("extent"), given("cumulative"), given("bounds"), given("lowest"),
                given("words"), given("lengths"), nb::arg("threads"));
     module.def("ans_encode_rows", &encode_rows, given("indices"), given("row_scale"), given("column_scale"),
-               nb::arg("width"), nb::arg("height"), given("next"), given("quantizer"), given("cumulative"),
+               nb::arg("width"), nb::arg("extent"), given("next"), given("quantizer"), given("cumulative"),
                given("bounds"), given("lowest"), given("words"), given("lengths"), nb::arg("threads"));
 }

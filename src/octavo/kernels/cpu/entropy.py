@@ -46,7 +46,9 @@ def encode_grid(
     indices: NDArray[np.int16], layout: Layout, tables: Tables
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     arguments = np.ascontiguousarray(indices), *_scales(layout), *_flat(tables)
-    return _encoded(cpu._extension().ans_encode_grid, len(layout.blocks()), _largest_block(layout), arguments)
+    rows, columns = layout.shape
+    largest = min(rows, layout.extent) * columns
+    return _encoded(cpu._extension().ans_encode_grid, len(layout.grouped()), largest, arguments)
 
 
 def decode_rows(
@@ -63,7 +65,9 @@ def encode_rows(
     indices: NDArray[np.int16], layout: Layout, tables: Tables, machine: Machine
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     arguments = np.ascontiguousarray(indices), *_scales(layout), *_states(machine), *_flat(tables)
-    return _encoded(cpu._extension().ans_encode_rows, len(layout.blocks()), _largest_block(layout), arguments)
+    rows, columns = layout.shape
+    largest = rows * min(columns, layout.extent)
+    return _encoded(cpu._extension().ans_encode_rows, len(layout.strips()), largest, arguments)
 
 
 def _encoded(
@@ -88,13 +92,8 @@ def _flat(tables: Tables) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArra
 
 def _scales(layout: Layout) -> tuple[NDArray[np.int16], NDArray[np.int16], int, int]:
     row, column = (np.ascontiguousarray(scale, np.int16) for scale in (layout.row_scale, layout.column_scale))
-    return row, column, layout.width, layout.height
+    return row, column, layout.width, layout.extent
 
 
 def _states(machine: Machine) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return np.ascontiguousarray(machine.next, np.uint8), np.ascontiguousarray(machine.quantizer, np.uint8)
-
-
-def _largest_block(layout: Layout) -> int:
-    rows, columns = layout.shape
-    return min(rows, layout.height) * columns

@@ -57,6 +57,49 @@ OCTAVO_INLINE void grid(const Code* codes, std::size_t n, const Points& points, 
     }
 }
 
+// The best index of one quantizer and parity, without its sign.
+template <int quantizer, int parity>
+OCTAVO_INLINE void branch(float magnitude, const float* costs, std::int32_t top, float& least_cost,
+                          std::int32_t& index) {
+    constexpr float first = 2 * parity - quantizer;
+    const auto error = [&](std::int32_t k) {
+        const float gap = magnitude - static_cast<float>(2 * k - (quantizer != 0 && k > 0));
+        return gap * gap + costs[k];
+    };
+    const std::int32_t nearest = parity + 2 * static_cast<std::int32_t>((magnitude - first) * 0.25f + 0.5f);
+    const std::int32_t highest = top - ((top + parity) & 1);
+    index = nearest < highest ? nearest : highest;
+    least_cost = error(index);
+    const std::int32_t lower = index - 2 > parity ? index - 2 : parity;
+    const float lower_cost = error(lower);
+    index = lower_cost < least_cost ? lower : index;
+    least_cost = lower_cost < least_cost ? lower_cost : least_cost;
+    if (parity == 0) {
+        const float zero_cost = error(0);
+        index = zero_cost < least_cost ? 0 : index;
+        least_cost = zero_cost < least_cost ? zero_cost : least_cost;
+    }
+}
+
+OCTAVO_INLINE void trellis_branches(const float* scaled, const std::uint8_t* context, std::size_t n,
+                                    const IndexCosts& costs, float* cost, std::int16_t* indices) {
+    const std::int32_t top = static_cast<std::int32_t>(costs.sizes) - 1;
+    for (std::size_t i = 0; i < n; ++i, cost += 4, indices += 4) {
+        const float size = scaled[i] < 0 ? -scaled[i] : scaled[i];
+        // Also where it is NaN, so that no index runs away.
+        const float magnitude = size < trellis_reach ? size : trellis_reach;
+        const float* even = costs.table + context[i] * costs.sizes;
+        const float* odd = even + costs.contexts * costs.sizes;
+        std::int32_t found[4];
+        branch<0, 0>(magnitude, even, top, cost[0], found[0]);
+        branch<0, 1>(magnitude, even, top, cost[1], found[1]);
+        branch<1, 0>(magnitude, odd, top, cost[2], found[2]);
+        branch<1, 1>(magnitude, odd, top, cost[3], found[3]);
+        const std::int32_t sign = scaled[i] < 0 ? -1 : 0;
+        for (int j = 0; j < 4; ++j) indices[j] = static_cast<std::int16_t>((found[j] ^ sign) - sign);
+    }
+}
+
 OCTAVO_INLINE void trellis_walk(const Trellis& trellis, const float* branches, std::size_t rows, float* cost,
                                 std::uint64_t* decisions) {
     const std::uint32_t states = trellis.states, half = states / 2;

@@ -61,6 +61,16 @@ constexpr std::size_t shift_period = 16;
 // So many costs are readable beyond the last.
 constexpr std::size_t shift_spare = 16;
 
+// Weights beyond so many fine steps count as so many.
+constexpr float trellis_reach = 32768.0f;
+
+// What an index costs beside its squared error: table[(quantizer * contexts + context) * sizes + |index|].
+struct IndexCosts {
+    const float* table;
+    std::size_t contexts;
+    std::size_t sizes;
+};
+
 struct Loops {
     const char* name;
 
@@ -85,6 +95,11 @@ struct Loops {
                       float* out);
     void (*grid_int16)(const std::int16_t* codes, std::size_t n, const Points& points, float row, const float* columns,
                        float* out);
+
+    // The best index of each quantizer and parity for n weights, whose contexts lie below costs.contexts, and what it
+    // costs, both by 4 * weight + 2 * quantizer + parity.
+    void (*trellis_branches)(const float* scaled, const std::uint8_t* context, std::size_t n, const IndexCosts& costs,
+                             float* cost, std::int16_t* indices);
 
     // Moves the cost of every state over `rows` rows; `branches` holds for each row the cost of a step by
     // 2 * quantizer + parity. Bit s of a decision says that s was reached by an odd index. The cost of state s lies

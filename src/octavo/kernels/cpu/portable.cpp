@@ -46,6 +46,11 @@ void grid_int16(const std::int16_t* codes, std::size_t n, const Points& points, 
     generic::grid(codes, n, points, row, columns, out);
 }
 
+void trellis_branches(const float* scaled, const std::uint8_t* context, std::size_t n, const IndexCosts& costs,
+                      float* cost, std::int16_t* indices) {
+    generic::trellis_branches(scaled, context, n, costs, cost, indices);
+}
+
 void trellis_walk(const Trellis& trellis, const float* branches, std::size_t rows, float* cost,
                   std::uint64_t* decisions) {
     generic::trellis_walk(trellis, branches, rows, cost, decisions);
@@ -75,7 +80,7 @@ void shift_values(const ShiftTrellis& trellis, const std::uint8_t* streams, std:
 
 const Loops portable_loops = {
     "portable",      scale,     codes,      values,       widen_bfloat16, widen_float16,
-    narrow_bfloat16, grid_int8, grid_int16, trellis_walk, trellis_int8,   trellis_int16,
+    narrow_bfloat16, grid_int8, grid_int16, trellis_branches, trellis_walk,   trellis_int8,  trellis_int16,
     shift_walk,      shift_values,
 };
 

@@ -15,50 +15,6 @@ constexpr std::size_t strip = 16;
 // A path is several times as much work as a code.
 constexpr std::size_t least = least_per_thread / 16;
 
-constexpr float reach = 32768.0f;
-
-struct Branches {
-    float cost[4];         // by 2 * quantizer + parity
-    std::int16_t index[4];
-};
-
-// The best index of one quantizer and parity, without its sign.
-template <int quantizer, int parity>
-inline void branch(float magnitude, const float* costs, std::int32_t top, float& least_cost, std::int32_t& index) {
-    constexpr float first = 2 * parity - quantizer;
-    const auto error = [&](std::int32_t k) {
-        const float gap = magnitude - static_cast<float>(2 * k - (quantizer != 0 && k > 0));
-        return gap * gap + costs[k];
-    };
-    const std::int32_t nearest = parity + 2 * static_cast<std::int32_t>((magnitude - first) * 0.25f + 0.5f);
-    index = std::min(nearest, top - ((top + parity) & 1));
-    least_cost = error(index);
-    const std::int32_t lower = std::max(index - 2, parity);
-    const float lower_cost = error(lower);
-    index = lower_cost < least_cost ? lower : index;
-    least_cost = std::min(least_cost, lower_cost);
-    if (parity == 0) {
-        const float zero_cost = error(0);
-        index = zero_cost < least_cost ? 0 : index;
-        least_cost = std::min(least_cost, zero_cost);
-    }
-}
-
-inline void branches(float scaled, std::size_t context, const IndexCosts& costs, float* cost, std::int16_t* index) {
-    const float size = scaled < 0 ? -scaled : scaled;
-    const float magnitude = size < reach ? size : reach;  // also where it is NaN, so that no index runs away
-    const std::int32_t top = static_cast<std::int32_t>(costs.sizes) - 1;
-    const float* even = costs.table + context * costs.sizes;
-    const float* odd = even + costs.contexts * costs.sizes;
-    std::int32_t found[4];
-    branch<0, 0>(magnitude, even, top, cost[0], found[0]);
-    branch<0, 1>(magnitude, even, top, cost[1], found[1]);
-    branch<1, 0>(magnitude, odd, top, cost[2], found[2]);
-    branch<1, 1>(magnitude, odd, top, cost[3], found[3]);
-    const std::int32_t sign = scaled < 0 ? -1 : 0;
-    for (int j = 0; j < 4; ++j) index[j] = static_cast<std::int16_t>((found[j] ^ sign) - sign);
-}
-
 struct Column {
     std::vector<std::int16_t> indices;      // 4 a row
     std::vector<std::uint64_t> decisions;   // one bit a state
@@ -75,8 +31,7 @@ void encode(const Loops& loops, const Trellis& trellis, const float* scaled, con
     float branch_costs[4 * trellis_period];
     for (std::size_t row = 0; row < rows; row += trellis_period) {
         const std::size_t length = std::min(trellis_period, rows - row);
-        for (std::size_t i = 0; i < length; ++i)
-            branches(scaled[row + i], context[row + i], costs, branch_costs + 4 * i, &column.indices[4 * (row + i)]);
+        loops.trellis_branches(scaled + row, context + row, length, costs, branch_costs, &column.indices[4 * row]);
         loops.trellis_walk(trellis, branch_costs, length, total, &column.decisions[row]);
         if (length == trellis_period) {
             const float smallest = *std::min_element(total, total + states);

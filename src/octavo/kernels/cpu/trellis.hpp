@@ -10,13 +10,6 @@
 
 namespace octavo {
 
-// What an index costs beside its squared error: table[(quantizer * contexts + context) * sizes + |index|].
-struct IndexCosts {
-    const float* table;
-    std::size_t contexts;
-    std::size_t sizes;
-};
-
 // Contexts lie below costs.contexts. `out` takes rows * cols indices.
 void trellis_indices(const Loops& loops, const Trellis& trellis, const float* scaled, const std::uint8_t* context,
                      Shape shape, const IndexCosts& costs, std::int16_t* out, std::size_t threads);

@@ -42,7 +42,7 @@ def decode_grid(
     models = _models(tables)
     out = np.empty(layout.shape, np.int16)
     blocks = np.split(words, np.cumsum(lengths)[:-1])
-    for rows, block in zip(layout.blocks(), blocks, strict=True):
+    for rows, block in zip(layout.grouped(), blocks, strict=True):
         order, counts = _by_context(layout, rows)
         out[rows].reshape(-1)[order] = _decode_block(block, counts, models, tables)
     return out
@@ -53,7 +53,7 @@ def encode_grid(
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     models = _models(tables)
     blocks = []
-    for rows in layout.blocks():
+    for rows in layout.grouped():
         order, counts = _by_context(layout, rows)
         blocks.append(_encode_block(indices[rows].reshape(-1)[order], counts, models, tables))
     return _joined(blocks)
@@ -64,16 +64,17 @@ def decode_rows(
 ) -> NDArray[np.int16]:
     out = np.empty(layout.shape, np.int16)
     blocks = np.split(words, np.cumsum(lengths)[:-1])
-    for rows, block in zip(layout.blocks(), blocks, strict=True):
+    for strip, block in zip(layout.strips(), blocks, strict=True):
         waiting = iter(block.tolist())
         if len(block) < 2 * LANES:
             raise damaged()
         coders = [next(waiting) | next(waiting) << 32 for _ in range(LANES)]
         if min(coders) < _LEAST:
             raise damaged()
-        states = np.zeros(layout.shape[1], np.uint8)
-        for row in range(rows.start, rows.stop):
-            chosen = _tables_of_row(layout, machine, row, states)
+        states = np.zeros(strip.stop - strip.start, np.uint8)
+        found = out[:, strip]
+        for row in range(len(out)):
+            chosen = _tables_of_row(layout, machine, row, strip, states)
             for column, number in enumerate(chosen.tolist()):
                 coder = coders[column % LANES]
                 table = tables.cumulatives[number]
@@ -87,8 +88,8 @@ def decode_rows(
                     word = next(waiting, None)
                     coder = coder if word is None else coder << 32 | word
                 coders[column % LANES] = coder
-                out[row, column] = tables.lowest[number] + symbol
-            states = machine.next[states, out[row] & 1]
+                found[row, column] = tables.lowest[number] + symbol
+            states = machine.next[states, found[row] & 1]
         if coders != [_LEAST] * LANES or next(waiting, None) is not None:
             raise damaged()
     return out
@@ -98,16 +99,16 @@ def encode_rows(
     indices: NDArray[np.int16], layout: Layout, tables: Tables, machine: Machine
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     blocks = []
-    for rows in layout.blocks():
-        states = np.zeros(layout.shape[1], np.uint8)
+    for strip in layout.strips():
+        mine = indices[:, strip]
+        states = np.zeros(mine.shape[1], np.uint8)
         chosen = []
-        for row in range(rows.start, rows.stop):
-            chosen.append(_tables_of_row(layout, machine, row, states))
-            states = machine.next[states, indices[row] & 1]
+        for row in range(len(mine)):
+            chosen.append(_tables_of_row(layout, machine, row, strip, states))
+            states = machine.next[states, mine[row] & 1]
         coders, words = [_LEAST] * LANES, []
-        columns = np.arange(layout.shape[1]) % LANES
-        lanes = np.broadcast_to(columns, (len(chosen), len(columns)))
-        integers = indices[rows].reshape(-1).tolist()
+        lanes = np.broadcast_to(np.arange(mine.shape[1]) % LANES, mine.shape)
+        integers = mine.reshape(-1).tolist()
         for lane, number, integer in zip(
             lanes.reshape(-1)[::-1].tolist(), np.concatenate(chosen)[::-1].tolist(), integers[::-1], strict=True
         ):
@@ -122,8 +123,10 @@ def encode_rows(
     return _joined(blocks)
 
 
-def _tables_of_row(layout: Layout, machine: Machine, row: int, states: NDArray[np.uint8]) -> NDArray[np.int64]:
-    mine = contexts(layout.row_scale[row : row + 1], layout.column_scale, layout.width)[0]
+def _tables_of_row(
+    layout: Layout, machine: Machine, row: int, strip: slice, states: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    mine = contexts(layout.row_scale[row : row + 1], layout.column_scale[strip], layout.width)[0]
     return machine.quantizer[states].astype(np.int64) * layout.contexts + mine
 
 

@@ -43,15 +43,8 @@ class PackedLayer(DynamicLayer):
         key_states: Float[Tensor, "batch heads tokens key_channels"],
         value_states: Float[Tensor, "batch heads tokens value_channels"],
     ) -> None:
-        """Take dtype, device and sizes from the first keys and values.
-
-        Raises:
-            FormatError: a format does not go with so many channels.
-        """
+        """Take dtype, device and sizes from the first keys and values."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        for what, empty, states in zip(("keys", "values"), self.empty, (key_states, value_states), strict=True):
-            with about(f"the cache of {what}"):
-                empty.check(states.shape[1], states.shape[3])
         self.keys, self.values = key_states[:, :, :0].clone(), value_states[:, :, :0].clone()
         self.packed = [self.empty] * len(key_states)
         self.is_initialized = True

@@ -56,15 +56,6 @@ class PackedTokens:
         for run in self.runs:
             yield from run.parts.values()
 
-    def check(self, heads: int, channels: int) -> None:
-        """Refuse a format that cannot hold a group of that shape.
-
-        Raises:
-            FormatError: it has more groups of columns than there are tokens, or channels.
-        """
-        columns = self.group if self.sharing == "channel" else channels
-        self.format.stored_bits((heads * self.group * channels // columns, columns))
-
     def extended(self, states: Float[Tensor, "heads tokens channels"]) -> PackedTokens:
         """With further tokens, whose number is a multiple of the group.
 

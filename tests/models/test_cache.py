@@ -167,14 +167,28 @@ def test_what_is_packed_is_the_groups_quantized() -> None:
     assert torch.equal(found_keys[:, :, 16:], keys[:, :, 16:])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_numbers_come_back_in_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    keys, values = (states.to(dtype) for states in some_states(30))
+    cache = QuantizedCache(CONFIG, cache_format(LOSSLESS))
+    cache.update(keys, values, 0)
+    found = cache.update(keys[:, :, :1], values[:, :, :1], 0)
+    assert [states.dtype for states in found] == [dtype, dtype]
+    assert torch.equal(found[0], torch.cat([keys, keys[:, :, :1]], dim=2))
+    assert cache.layers[0].keys.dtype == dtype
+
+
 def test_a_batch_does_not_change_a_sequence() -> None:
-    together = QuantizedCache(CONFIG, cache_format("lloyd@2 tensor"))
     keys, values = some_states(40, batch=3)
+    nothing = keys[:, :, :0]
+    together = QuantizedCache(CONFIG, cache_format("lloyd@2 tensor"))
     together.update(keys, values, 0)
+    found = together.update(nothing, nothing, 0)
     for row in range(3):
         alone = QuantizedCache(CONFIG, cache_format("lloyd@2 tensor"))
         alone.update(keys[row : row + 1], values[row : row + 1], 0)
-        assert torch.equal(alone.layers[0].packed[0][0].dense(), together.layers[0].packed[row][0].dense())
+        for one, all_three in zip(alone.update(nothing[:1], nothing[:1], 0), found, strict=True):
+            assert torch.equal(one[0], all_three[row])
 
 
 @pytest.mark.parametrize("text", ["int@4 b8", "int@2 channel", "lloyd@3 tensor"])

@@ -83,7 +83,7 @@ class PackedLayer(DynamicLayer):
         batch, heads, tokens, channels = recent.shape
         seen = recent.new_empty(batch, heads, old + tokens, channels)
         for row, pair in enumerate(self.packed):
-            seen[row, :, :old] = pair[which].dense()
+            pair[which].dequantize_into(seen[row, :, :old])
         seen[:, :, old:] = recent
         return seen
 

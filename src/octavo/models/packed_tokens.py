@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from octavo.formats import Format, QuantizedTensor
@@ -72,11 +71,13 @@ class PackedTokens:
             runs.append(packed)
         return replace(self, runs=tuple(runs))
 
-    def dense(self) -> Float32[Tensor, "heads tokens channels"]:
-        """The tokens, dequantized; there must be some."""
-        parts = [run.dequantize() for run in self.runs]
-        groups = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self._turned(groups).transpose(0, 1).flatten(1, 2)
+    def dequantize_into(self, out: Float[Tensor, "heads tokens channels"]) -> None:
+        """Write the tokens into a tensor of any float dtype."""
+        places = out.unflatten(1, (-1, self.group)).transpose(0, 1)
+        done = 0
+        for run in self.runs:
+            places[done : done + run.shape[0]] = self._turned(run.dequantize())
+            done += run.shape[0]
 
     def _turned(self, groups: Float[Tensor, "groups heads _ _"]) -> Float[Tensor, "groups heads _ _"]:
         """From tokens, channels to the layout of the groups, and back."""

@@ -4,7 +4,7 @@ Sequences come in chunks of a group through a cache that packs all older groups,
 every token sees between one and two groups as they came, and the rest quantized. Scales of values belong to tokens,
 those of keys to channels or, for comparison, to tokens. Bits count codes and scales of what is packed.
 
-    python benchmarks/cache.py                                    the table of docs/cache.md; a few minutes on one core
+    python benchmarks/cache.py                                    the table of docs/cache.md; ten minutes on one core
     python benchmarks/cache.py "int@4 b32/int@2 b32" --group 32   other formats
 """
 
@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from octavo.calibrate.running import cached_logits, logits
 from octavo.calibrate.text import heldout_text, token_sequences
@@ -25,7 +23,9 @@ from octavo.models import load_language_model
 from octavo.models.cache import QuantizedCache
 from octavo.models.cache_format import GROUP, CacheFormat
 
-FORMATS = ("int@8 b64", "int@4 b64 search:bf16", "int@3 b64 search:bf16", "int@2 b64 search:bf16")
+FORMATS = tuple(f"cbrt-normal@{bits} b64 search:bf16" for bits in (8, 4, 3, 2))
+
+HEADS = ("keys", "values", "a key's scale is of a", "bits", "KL, nats/token", "perplexity", "dense", "same top token")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("formats", nargs="*", default=FORMATS, help="FORMAT or KEYS/VALUES")
     parser.add_argument("--group", type=int, default=GROUP, help="tokens that are packed together")
-    parser.add_argument("--count", type=int, default=2, help="sequences")
+    parser.add_argument("--count", type=int, default=4, help="sequences")
     parser.add_argument("--length", type=int, default=512, help="tokens a sequence")
     options = parser.parse_args()
     read = [CacheFormat.parse(text) for text in options.formats]
@@ -66,20 +66,17 @@ def main() -> None:
         for format in read
         for sharing in ("channel", "token")
     ]
-    table = Table("keys", "values", "scales of keys", "bits", "KL", "±", "perplexity", "reference", "same top token")
+    print(f"| {' | '.join(HEADS)} |\n|---|---|---|{'--:|' * (len(HEADS) - 3)}")
     for row in rows(formats, options.count, options.length):
-        table.add_row(
-            str(row.format.keys),
-            str(row.format.values),
-            f"per {row.format.key_scales}",
+        figures = (
             f"{row.bits:.2f}",
-            f"{row.found.forward.mean:.4f}",
-            f"{row.found.forward.error:.4f}",
+            f"{row.found.forward.mean:.4f} ± {row.found.forward.error:.4f}",
             f"{row.found.perplexity:.2f}",
             f"{row.found.reference_perplexity:.2f}",
             f"{row.found.agreement.mean:.1%}",
         )
-    Console(width=160).print(table)
+        words = (f"`{row.format.keys}`", f"`{row.format.values}`", row.format.key_scales)
+        print(f"| {' | '.join((*words, *figures))} |", flush=True)
 
 
 if __name__ == "__main__":

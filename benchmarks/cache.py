@@ -23,7 +23,7 @@ from octavo.models import load_language_model
 from octavo.models.cache import QuantizedCache
 from octavo.models.cache_format import GROUP, CacheFormat
 
-FORMATS = tuple(f"cbrt-normal@{bits} b64 search:bf16" for bits in (8, 4, 3, 2))
+FORMATS = tuple(f"cbrt-normal@{bits} b64 signmax:bf16" for bits in (8, 4, 3, 2))
 
 HEADS = ("keys", "values", "a key's scale is of a", "bits", "KL, nats/token", "perplexity", "dense", "same top token")
 

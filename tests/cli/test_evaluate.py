@@ -64,6 +64,13 @@ def test_split(tiny_llama: Path, noisy: Path, text: Path, by: str, words: str) -
     assert words in out
 
 
+def test_a_quantized_cache_costs_something(tiny_llama: Path, text: Path) -> None:
+    code, out, _ = run(tiny_llama, "--reference", tiny_llama, "--text", text, "--length", 200, "--cache", "int@2 b32")
+    assert code == 0
+    figures = {line.split("  ")[0].strip(): line.split()[-2:] for line in out.splitlines() if "." in line}
+    assert float(figures["KL(reference ‖ model), nats/token"][0]) > 0
+
+
 def test_missing_text_is_one_line_and_code_2(tiny_llama: Path, tmp_path: Path) -> None:
     code, _, err = run(tiny_llama, "--reference", tiny_llama, "--text", tmp_path / "none.txt", *SIZE)
     assert code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,24 @@ def test_generate_draws_by_its_seed(tiny_llama: Path) -> None:
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_generate_says_what_a_quantized_cache_took(tiny_llama: Path) -> None:
+    arguments = ("generate", tiny_llama, "--prompt", "A sheet of paper", "--tokens", 150)
+    code, out, err = run(*arguments, "--cache", "int@4 b32/int@2 channel")
+    assert code == 0
+    assert out.strip()
+    said = re.search(r"cache: (\d+) of (\d+) tokens packed, (\S+) bits a number; .* in bfloat16 \S+ kB", err)
+    assert said
+    assert int(said[1]) % 64 == 0
+    assert int(said[2]) - int(said[1]) < 128
+    assert float(said[3]) == pytest.approx((4 + 16 / 32 + 2 + 16 / 12) / 2, abs=0.01)
+
+
+def test_a_senseless_cache_is_one_line_and_code_2(tiny_llama: Path) -> None:
+    code, out, err = run("generate", tiny_llama, "--prompt", "A", "--cache", "int@4 ans")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("octavo: error: a cache cannot be kept in int@4")
 
 
 def test_what_a_model_says_does_not_steer_the_terminal() -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from lossless import LOSSLESS
 from packed_directory import pack
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from octavo.base.errors import ModelError
+from octavo.base.errors import FormatError, ModelError
 from octavo.formats.format import Format
 from octavo.hub.generate import generate
+from octavo.models.cache import QuantizedCache
+from octavo.models.cache_format import CacheFormat
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,19 @@ def test_senseless_requests_are_refused(loaded: tuple[Any, Any]) -> None:
         generate(loaded, "a", temperature=-1)
     with pytest.raises(ModelError, match="no tokenizer"):
         generate((loaded[0], None), "a")
+
+
+def test_old_keys_and_values_can_be_kept_packed(loaded: tuple[Any, Any]) -> None:
+    model = loaded[0]
+    dense = "".join(generate(loaded, "folded", max_new_tokens=60))
+    format = CacheFormat.parse(LOSSLESS)
+    cache = QuantizedCache(model.config, CacheFormat(format.keys, format.values, group=8))
+    assert "".join(generate(loaded, "folded", max_new_tokens=60, cache=cache)) == dense
+    assert cache.memory().packed_tokens >= 48
+    assert "".join(generate(loaded, "folded", max_new_tokens=6, cache="int@4 b32")) == "".join(
+        generate(loaded, "folded", max_new_tokens=6)
+    )
+    with pytest.raises(ModelError, match="holds tokens of another text"):
+        generate(loaded, "folded", cache=cache)
+    with pytest.raises(FormatError, match="fixed width"):
+        generate(loaded, "folded", cache="int@4 ans")

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lossless import LOSSLESS
 
-from octavo.base.errors import ModelError
+from octavo.base.errors import FormatError, ModelError
 from octavo.calibrate.text import heldout_text
+from octavo.formats import parse
 from octavo.models import load_language_model
+from octavo.models.cache_format import CacheFormat
 from octavo.models.evaluate import evaluate, evaluate_each
 
 TEXT = "The binder folded, gathered and sewed the sheets of the octavo. " * 60
@@ -95,3 +98,37 @@ def test_what_cannot_be_evaluated_is_said(tiny_llama: Path, noisy) -> None:
     noisy.config.vocab_size = 99
     with pytest.raises(ModelError, match="the model has 99 tokens and the reference 384"):
         evaluate(noisy, tiny_llama, TEXT)
+
+
+def test_a_cache_that_loses_nothing_changes_nothing(tiny_llama: Path) -> None:
+    model = load_language_model(tiny_llama)
+    found = evaluate(model, model, TEXT, length=200, count=1, cache=LOSSLESS)
+    assert found.kl < 1e-9
+    assert found.agreement == 1
+
+
+def test_a_model_is_judged_with_its_cache_quantized(tiny_llama: Path) -> None:
+    model = load_language_model(tiny_llama)
+    formats = [CacheFormat(parse(text), parse(text), group=16) for text in ("int@8 b16", "int@4 b16", "int@2 b16")]
+    fine, medium, coarse = (
+        evaluate(model, model, TEXT, length=100, count=2, cache=format, by="position") for format in formats
+    )
+    assert 0 < fine.kl < medium.kl < coarse.kl
+    # Nothing is packed that the first two groups see.
+    assert fine.positions[0].forward.mean == coarse.positions[0].forward.mean
+    assert fine.positions[0].forward.mean < 1e-9
+    assert [bin.begin for bin in fine.positions] == [0, 16, 32, 64]
+    assert coarse.positions[1].forward.mean < 1e-9 < coarse.positions[2].forward.mean
+
+
+def test_a_cache_is_refused_where_there_is_none(tiny_llama: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    model = load_language_model(tiny_llama)
+    with pytest.raises(ModelError, match="layers are not compared through a quantized cache"):
+        evaluate(model, model, TEXT, by="layer", cache="int@4")
+    with pytest.raises(FormatError, match="fixed width"):
+        evaluate(model, model, TEXT, cache="int@4 ans")
+    bert = BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=1, num_hidden_layers=1))
+    with pytest.raises(ModelError, match="BertForMaskedLM keeps no keys and values"):
+        evaluate(bert, bert, torch.zeros(1, 4, dtype=torch.long), cache="int@4")

@@ -26,6 +26,10 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="A text file. Default: docstrings of Python's library.")
     ] = None,
     by: Annotated[By | None, typer.Option(help="Also show the loss by layer or by position in the text.")] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Format of the model's cache of keys and values: one, or KEYS/VALUES."),
+    ] = None,
     length: Annotated[int, typer.Option(min=2, help="Tokens a sequence.")] = 512,
     count: Annotated[int, typer.Option(min=1, help="Sequences.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the places in the text.")] = 0,
@@ -42,6 +46,7 @@ def evaluate(
             length=length,
             count=count,
             by=None if by is None else by.value,
+            cache=cache,
             seed=seed,
             device=device,
             progress=progress,

@@ -11,12 +11,16 @@ import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from octavo.base.errors import ModelError
+from octavo.models.cache_format import CacheFormat
+
+if TYPE_CHECKING:
+    from octavo.models.cache import QuantizedCache
 
 
 def generate(
@@ -27,6 +31,7 @@ def generate(
     seed: int = 0,
     *,
     chat: bool = False,
+    cache: QuantizedCache | CacheFormat | str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Iterator[str]:
@@ -39,12 +44,18 @@ def generate(
         temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).
         seed: seed of the draw's own generator.
         chat: wrap the prompt by the tokenizer's chat template.
+        cache: how to keep keys and values of old tokens, e.g. "int@4 b32", or an empty cache to ask afterwards what it
+            took; default: as they are.
         dtype: dtype to compute in, where `source` is to be loaded.
         device: where to compute, where `source` is to be loaded.
 
     Raises:
-        ModelError: the model has no tokenizer, the tokenizer has no chat template, or the prompt has no tokens.
+        ModelError: the model has no tokenizer, the tokenizer has no chat template, the prompt has no tokens, or the
+            model keeps no keys and values that could be quantized.
+        FormatError: `cache` is no format of a cache.
     """
+    if isinstance(cache, str):
+        cache = CacheFormat.parse(cache)
     if temperature < 0 or max_new_tokens < 1:
         raise ModelError(
             f"temperature {temperature} with {max_new_tokens} new tokens makes no sense",
@@ -59,7 +70,18 @@ def generate(
         model.to(device)
     if tokenizer is None:
         raise ModelError("the model has no tokenizer", "put its tokenizer.json beside config.json")
-    return _stream(model, tokenizer, _encode(tokenizer, prompt, chat), max_new_tokens, temperature, seed)
+    kept = _cache(model, cache)
+    return _stream(model, tokenizer, _encode(tokenizer, prompt, chat), kept, max_new_tokens, temperature, seed)
+
+
+def _cache(model: Any, cache: QuantizedCache | CacheFormat | None) -> QuantizedCache | None:
+    if isinstance(cache, CacheFormat):
+        from octavo.models.cache import QuantizedCache
+
+        return QuantizedCache(model.config, cache)
+    if cache is not None and cache.get_seq_length():
+        raise ModelError("the cache holds tokens of another text", "give an empty one")
+    return cache
 
 
 def _encode(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
@@ -80,7 +102,13 @@ def _encode(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
 
 
 def _stream(
-    model: Any, tokenizer: Any, tokens: Tensor, max_new_tokens: int, temperature: float, seed: int
+    model: Any,
+    tokenizer: Any,
+    tokens: Tensor,
+    cache: QuantizedCache | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> Iterator[str]:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList, TextIteratorStreamer
 
@@ -114,6 +142,8 @@ def _stream(
                     logits_processor=LogitsProcessorList(processors),
                     stopping_criteria=StoppingCriteriaList([stop]),
                     streamer=streamer,
+                    # Not every model knows the argument.
+                    **({} if cache is None else {"past_key_values": cache}),
                 )
         except BaseException as error:
             # Raised again by the reader, in its own thread.

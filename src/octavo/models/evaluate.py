@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
-from octavo.calibrate.running import logits, predicts_next
+from octavo.calibrate.running import cached_logits, logits, predicts_next
 from octavo.calibrate.text import heldout_text, token_sequences
 from octavo.measure.divergence import Divergence, PositionBin, SequenceDivergence, compare, summarize
 from octavo.measure.layerwise import LayerNoise, LayerQuality, decoder_layers, recorded
+from octavo.models.cache_format import CacheFormat
 from octavo.models.loading import context_length, load_language_model
 
 By = Literal["layer", "position"]
@@ -75,6 +76,7 @@ def evaluate(
     length: int = 512,
     count: int = 8,
     by: By | None = None,
+    cache: CacheFormat | str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress = SILENT,
@@ -91,17 +93,20 @@ def evaluate(
         length: tokens a sequence.
         count: sequences, at random places of the text that do not overlap.
         by: also split by "position" in the sequence, or by "layer".
+        cache: how the model keeps keys and values, e.g. "int@4 b32"; the reference keeps them as they are. The text
+            then comes in chunks of the cache's group, so that every token sees older ones as it would in generation.
         seed: of the places.
         device: where to run; default: where the models are.
         progress: told of every sequence.
 
     Raises:
-        ModelError: the vocabularies differ, the text is too short, or only one of two models was loaded here and the
-            text's tokens are unknown.
+        ModelError: the vocabularies differ, the text is too short, only one of two models was loaded here and the
+            text's tokens are unknown, or the model keeps no keys and values that could be quantized.
+        FormatError: `cache` is no format of a cache.
         CheckpointError: a source cannot be read.
     """
     options = {"length": length, "count": count, "by": by, "seed": seed, "device": device, "progress": progress}
-    return evaluate_each([model], reference, text, **options)[0]
+    return evaluate_each([model], reference, text, cache=cache, **options)[0]
 
 
 def evaluate_each(
@@ -112,6 +117,7 @@ def evaluate_each(
     length: int = 512,
     count: int = 8,
     by: By | None = None,
+    cache: CacheFormat | str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: Progress = SILENT,
@@ -120,6 +126,10 @@ def evaluate_each(
 
     All models are in memory together. Arguments and errors are those of `evaluate`.
     """
+    if isinstance(cache, str):
+        cache = CacheFormat.parse(cache)
+    if cache is not None and by == "layer":
+        raise ModelError("layers are not compared through a quantized cache", "ask for --by position, or no cache")
     original, original_tokenizer = _loaded(reference)
     loaded = [_loaded(model) for model in models]
     judged = [model for model, _ in loaded]
@@ -142,7 +152,7 @@ def evaluate_each(
     noises = [LayerNoise() for _ in judged]
     found: list[list[SequenceDivergence]] = [[] for _ in judged]
     for row in progress.track(sequences, "evaluating", total=len(sequences)):
-        compared = _compared(judged, original, row, noises if by == "layer" else None)
+        compared = _compared(judged, original, row, cache, noises if by == "layer" else None)
         for divergence, into in zip(compared, found, strict=True):
             into.append(divergence)
     return [
@@ -153,14 +163,18 @@ def evaluate_each(
 
 @torch.inference_mode()
 def _compared(
-    judged: Sequence[Any], original: Any, row: Int[Tensor, " length"], noises: Sequence[LayerNoise] | None
+    judged: Sequence[Any],
+    original: Any,
+    row: Int[Tensor, " length"],
+    cache: CacheFormat | None,
+    noises: Sequence[LayerNoise] | None,
 ) -> Iterator[SequenceDivergence]:
     """Each model against the reference on one sequence, in turn."""
     labels = row[1:] if predicts_next(original) else row
     if noises is None:
         expected = logits(original, row)
         for model in judged:
-            yield compare(expected, logits(model, row), labels)
+            yield compare(expected, _judged_logits(model, row, cache), labels)
         return
     with recorded(decoder_layers(original)) as clean:
         expected = logits(original, row)
@@ -169,6 +183,14 @@ def _compared(
             found = logits(model, row)
         noise.add(clean, noisy)
         yield compare(expected, found, labels)
+
+
+def _judged_logits(model: Any, row: Int[Tensor, " length"], cache: CacheFormat | None) -> Tensor:
+    if cache is None:
+        return logits(model, row)
+    from octavo.models.cache import QuantizedCache
+
+    return cached_logits(model, row, QuantizedCache(model.config, cache), cache.group)
 
 
 def _evaluation(summary: Divergence, length: int, by: By | None, noise: LayerNoise) -> Evaluation:

@@ -137,7 +137,7 @@ def _offers(
     losses = {f"{width} {scaling}": float(each.sum()) for width, each in zip(widths, errors, strict=True)}
     sizes = np.array([Format.parse(text).stored_bits(shape) / shape[-1] for text in losses])
     for picks in _mixtures(errors, sizes) if mixed else ():
-        text = _mixture([widths[pick] for pick in picks], scaling, shape[-1])
+        text = _mixture([widths[int(pick)] for pick in picks], scaling, shape[-1])
         losses.setdefault(text, float(errors[np.repeat(picks, CHUNK)[: shape[-1]], np.arange(shape[-1])].sum()))
     return losses
 

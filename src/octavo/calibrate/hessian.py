@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from octavo.calibrate.lockstep import Call, in_lockstep
+from octavo.calibrate.running import Samples
 from octavo.calibrate.uses import Use, WeightUses
 
 Replacement = Callable[[str, Tensor, Tensor], Tensor | None]
@@ -28,7 +29,7 @@ Replacement = Callable[[str, Tensor, Tensor], Tensor | None]
 
 def layerwise(
     model: Any,
-    sequences: Int[Tensor, "sequences length"],
+    sequences: Samples,
     strengths: Mapping[str, Float[Tensor, " tokens"]],
     replace: Replacement,
     *,
@@ -42,7 +43,7 @@ def layerwise(
 
     Args:
         model: a transformers model in evaluation mode; it is as before afterwards.
-        sequences: token ids.
+        sequences: token ids, or the inputs of another model by name.
         strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
         replace: told each matrix, in the order of use.
         done: values of a matrix that need not be measured any more, None for others.

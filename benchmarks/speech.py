@@ -32,12 +32,13 @@ RATE = 16_000
 
 SENTENCE = re.compile(r"(?<![^\s])[A-Z][A-Za-z' ,;]{80,240}\.(?=\s|$)")
 
-PACKAGES = (
-    "espeak-ng libespeak-ng1 espeak-ng-data libsonic0 libpcaudio0 libasound2 libpulse0 libasyncns0 libdbus-1-3 "
-    "libsndfile1 libflac12 libogg0 libvorbis0a libvorbisenc2 libopus0 libmp3lame0 libmpg123-0 libx11-6 libxcb1 libxau6 "
-    "libxdmcp6 libbsd0 libmd0"
-).split()
-"""espeak-ng and what it loads; of its audio output, which is not used here, the libraries must be there too."""
+PACKAGES = ("espeak-ng", "libespeak-ng1", "espeak-ng-data", "libsonic0")
+AUDIO_PACKAGES = (
+    *("libpcaudio0", "libasound2", "libpulse0", "libasyncns0", "libsndfile1", "libflac12", "libogg0", "libvorbis0a"),
+    *("libvorbisenc2", "libopus0", "libmp3lame0", "libmpg123-0", "libdbus-1-3", "libx11-6", "libxcb1", "libxau6"),
+    *("libxdmcp6", "libbsd0", "libmd0"),
+)
+"""Its audio output, which is not used here, but without which it does not start."""
 
 
 @cache
@@ -84,7 +85,7 @@ def speak(sentence: str, path: Path) -> None:
     Raises:
         OctavoError: espeak-ng cannot be fetched, or does not run.
     """
-    program = package_file("usr/bin/espeak-ng", *PACKAGES)
+    program = package_file("usr/bin/espeak-ng", *PACKAGES, *AUDIO_PACKAGES)
     root = cache_folder()
     folders = [*root.glob("usr/lib/*-linux-*"), *root.glob("usr/lib/*-linux-*/pulseaudio"), *root.glob("lib/*-linux-*")]
     data = next(root.glob("usr/lib/*/espeak-ng-data")).parent

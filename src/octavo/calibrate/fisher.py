@@ -64,7 +64,7 @@ class Calibration:
     tokens: Mapping[str, int]
     total: int
     labels: Labels
-    strengths: Mapping[str, Float[Tensor, " tokens"]]
+    strengths: Mapping[str, Float[Tensor, " _"]]
 
     @property
     def unreached(self) -> tuple[str, ...]:
@@ -143,9 +143,7 @@ def fisher(
         total=total,
         labels=labels,
         strengths={
-            name: torch.cat(found.strengths)
-            for name, found in sums.items()
-            if _all_once(found.strengths, passed)
+            name: torch.cat(found.strengths) for name, found in sums.items() if _all_once(found.strengths, passed)
         },
     )
 

@@ -30,7 +30,7 @@ Replacement = Callable[[str, Tensor, Tensor], Tensor | None]
 def layerwise(
     model: Any,
     sequences: Samples,
-    strengths: Mapping[str, Float[Tensor, " tokens"]],
+    strengths: Mapping[str, Float[Tensor, " _"]],
     replace: Replacement,
     *,
     done: Callable[[str], Tensor | None] = lambda name: None,
@@ -119,7 +119,7 @@ def _measure(
     layer: nn.Module,
     calls: Sequence[Call],
     weights: Mapping[str, nn.Parameter],
-    strengths: Mapping[str, Float[Tensor, " tokens"]],
+    strengths: Mapping[str, Float[Tensor, " _"]],
 ) -> dict[str, Float32[Tensor, "_ _"]]:
     """H of each matrix of a layer that is used in the plain way: once a sequence, stored [out, in]."""
     sums: dict[str, _Moments] = {}

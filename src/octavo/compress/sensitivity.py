@@ -151,9 +151,7 @@ def _float32_bytes(source: str | Path) -> int:
     return sum(4 * prod(entry.shape) for entry in open_checkpoint(source).entries.values())
 
 
-def measure(
-    model: torch.nn.Module, sequences: Samples, generator: torch.Generator, progress: Progress
-) -> Sensitivity:
+def measure(model: torch.nn.Module, sequences: Samples, generator: torch.Generator, progress: Progress) -> Sensitivity:
     """The sensitivity that given sequences show.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from octavo.base.errors import ModelError
-from octavo.base.progress import Progress
+from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.fisher import fisher
 from octavo.calibrate.freeing import give_back_freed_memory
 from octavo.calibrate.running import Samples
@@ -151,7 +151,9 @@ def _float32_bytes(source: str | Path) -> int:
     return sum(4 * prod(entry.shape) for entry in open_checkpoint(source).entries.values())
 
 
-def measure(model: torch.nn.Module, sequences: Samples, generator: torch.Generator, progress: Progress) -> Sensitivity:
+def measure(
+    model: torch.nn.Module, sequences: Samples, generator: torch.Generator, progress: Progress = SILENT
+) -> Sensitivity:
     """The sensitivity that given sequences show.
 
     Args:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from keeping import Result, read_results
+from keeping import Result, kept, read_results
 from linears import Linears, Row, Stored
 from octavo.base.progress import SILENT
 from octavo.checkpoints import open_checkpoint
@@ -69,12 +69,10 @@ class Bench:
     def sensitivity(self) -> Sensitivity:
         """Our calibration, kept beside the texts: it takes minutes."""
         self.linears.restore()
-        path = cache_folder() / f"measured-{len(self.calibration)}.pt"
-        if path.exists():
-            return torch.load(path, weights_only=False)
-        found = measure(self.model, self.calibration, torch.Generator().manual_seed(0), SILENT)
-        torch.save(found, path)
-        return found
+        return kept(
+            cache_folder() / f"measured-{len(self.calibration)}.pt",
+            lambda: measure(self.model, self.calibration, torch.Generator().manual_seed(0)),
+        )
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:

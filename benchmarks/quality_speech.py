@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from keeping import Result
+from keeping import Result, kept
 from linears import Linears, Row, Stored
 from octavo.base.progress import SILENT
 from octavo.calibrate.running import logits
@@ -38,7 +38,7 @@ from octavo.checkpoints import open_checkpoint
 from octavo.compress.plan import BudgetOf
 from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.sensitivity import Sensitivity, measure
-from octavo.measure.divergence import compare, summarize
+from octavo.measure.divergence import compare, estimate
 from octavo.models import load_language_model
 from peers import PEERS
 from rows import benchmark
@@ -79,14 +79,13 @@ class Bench:
     def sensitivity(self) -> Sensitivity:
         """Our calibration, error feedback's included, kept beside the texts."""
         self.linears.restore()
-        path = cache_folder() / f"measured-speech-{len(self.calibration)}.pt"
-        if path.exists():
-            return torch.load(path, weights_only=False)
         samples = [sentence.sample for sentence in self.calibration]
-        found = measure(self.model, samples, torch.Generator().manual_seed(0), SILENT)
-        found = with_conditional_importance(self.source, found, "cpu", SILENT)
-        torch.save(found, path)
-        return found
+
+        def calibrated() -> Sensitivity:
+            found = measure(self.model, samples, torch.Generator().manual_seed(0))
+            return with_conditional_importance(self.source, found, "cpu", SILENT)
+
+        return kept(cache_folder() / f"measured-speech-{len(samples)}.pt", calibrated)
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -114,12 +113,12 @@ class Bench:
             compare(reference, self.logits(sentence, state), sentence.labels)
             for sentence, state, reference in zip(self.evaluation, states, self.reference, strict=True)
         ]
-        summary = summarize(divergences)
+        forward = estimate(torch.stack([divergence.forward.mean() for divergence in divergences]))
         expected = [self.words(sentence.transcript) for sentence in self.evaluation]
         found = [self.words(tokens) for tokens in transcribed(self.model, states)]
         return {
-            "kl": summary.forward.mean,
-            "kl_error": summary.forward.error,
+            "kl": forward.mean,
+            "kl_error": forward.error,
             "word_errors": word_errors(expected, found),
         }
 

@@ -122,7 +122,7 @@ class Linears:
         start = time.perf_counter()
         stored = row()
         seconds = time.perf_counter() - start
-        wrong = sum(float((m.weight - self.original[n]).square().sum()) for n, m in self._modules.items())
+        wrong = sum(float((m.weight.detach() - self.original[n]).square().sum()) for n, m in self._modules.items())
         power = sum(float(weight.square().sum()) for weight in self.original.values())
         return {
             "bits": stored.bits,

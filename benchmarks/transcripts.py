@@ -17,10 +17,10 @@ from speech import features
 from texts import cache_folder
 from whisper import END, NO_TIMESTAMPS, START
 
-BATCH = 8
+BATCH = 16
 """Sentences encoded, or transcribed, at once."""
 
-LONGEST = 128
+LONGEST = 96
 """Tokens at which a transcript that does not end is cut."""
 
 
@@ -64,7 +64,6 @@ def heard(model: Any, sentences: Sequence[str]) -> list[Heard]:
         spoken = torch.cat([features(sentence) for sentence in part])
         for sentence, sound, tokens in zip(part, spoken, transcribed(model, encoded(model, spoken)), strict=True):
             known[sentence] = sound[None].clone(), tokens
-    if missing:
         torch.save(known, path)
     return [Heard(sentence, *known[sentence]) for sentence in sentences]
 

@@ -116,16 +116,16 @@ def fisher(
             # The last token of a text has no next one to serve as its label.
             positions = len(row) - (labels == "empirical" and predicts_next(model))
             with torch.enable_grad(), watched:
-                found = run(model, _differentiable(sample))
-            output = found.logits[0]
-            passed.append(lengths(found))
+                made = run(model, _differentiable(sample))
+            output = made.logits[0]
+            passed.append(lengths(made))
             total += positions
             gradient = _logit_gradient(output, row, positions, labels, generator)
             if not bool(gradient.isfinite().all()):
                 raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
             vocabulary = output.shape[-1]
             output.backward(gradient)
-            del found, output, gradient
+            del made, output, gradient
     factors = {name: sums[name].factors(total) for name in weights}
     if unseen:
         factors = {

@@ -1,10 +1,15 @@
-"""Results of a benchmark, kept in a JSON file and measured again only where they are missing."""
+"""What a benchmark found, kept and found again only where it is missing: results in JSON, our objects as they are."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
 
 Result = dict[str, float]
 Row = tuple[str, Callable[[], Result]]
@@ -33,3 +38,12 @@ def measure_missing(path: Path, rows: Iterable[Row], again: bool, said: Callable
         said(name, results[name])
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def kept(path: Path, make: Callable[[], T]) -> T:
+    """An object of octavo's that is read from a file of ours, or else made and written there."""
+    if path.exists():
+        return torch.load(path, weights_only=False)
+    made = make()
+    torch.save(made, path)
+    return made

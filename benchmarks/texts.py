@@ -52,13 +52,13 @@ def text(kind: str) -> str:
     if kind == "docstrings":
         return heldout_text()
     if kind == "policy":
-        path = _file("usr/share/doc/debian-policy/policy.txt.gz", "debian-policy")
+        path = package_file("usr/share/doc/debian-policy/policy.txt.gz", "debian-policy")
         return gzip.decompress(path.read_bytes()).decode()
     if kind == "bible":
         return _bible()
     if kind == "fortunes":
         # Two packages; either may hold a file.
-        folder = _file("usr/share/games/fortunes/literature", "fortunes", "fortunes-min").parent
+        folder = package_file("usr/share/games/fortunes/literature", "fortunes", "fortunes-min").parent
         parts = [(folder / name).read_text(encoding="utf-8", errors="replace") for name in FORTUNES]
         return "\n".join(part.replace("\n%\n", "\n\n") for part in parts)
     raise OctavoError(f"there is no text of kind {kind!r}", f"choose one of {', '.join(KINDS)}")
@@ -106,8 +106,8 @@ def _bible() -> str:
     """The King James Version, a verse a line; decoded once by its program."""
     decoded = cache_folder() / "bible.txt"
     if not decoded.exists():
-        data = _file("usr/lib/bible.data", "bible-kjv-text")
-        program = _file("usr/bin/bible", "bible-kjv")
+        data = package_file("usr/lib/bible.data", "bible-kjv-text")
+        program = package_file("usr/bin/bible", "bible-kjv")
         command = [str(program), "-p", str(data.parent), "-f", "gen1:1-rev22:21"]
         found = subprocess.run(command, capture_output=True, check=False)
         if found.returncode or found.stdout.count(b"\n") != 31_102:
@@ -117,7 +117,7 @@ def _bible() -> str:
     return VERSE.sub("", decoded.read_text(encoding="utf-8"))
 
 
-def _file(name: str, *packages: str) -> Path:
+def package_file(name: str, *packages: str) -> Path:
     """A file of unpacked Debian packages, which are fetched if it is not there."""
     folder = cache_folder()
     path = folder / name

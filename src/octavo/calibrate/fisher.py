@@ -21,7 +21,7 @@ Sources: "Optimal Formats for Weight Quantisation" (arXiv 2505.12988), section o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.naming import checkpoint_factors
 from octavo.calibrate.recomputing import recomputed_layers
-from octavo.calibrate.running import logits, predicts_next
+from octavo.calibrate.running import Sample, Samples, lengths, predicts_next, run, tokens_of
 from octavo.calibrate.streamed import StreamedWeight
 from octavo.calibrate.sums import Sums
 from octavo.calibrate.uses import WeightUses
@@ -57,14 +57,14 @@ class Calibration:
         total: tokens in all.
         labels: "sampled" for the true Fisher, "empirical" for the text's own next tokens.
         strengths: by the names of the model's parameters, the squared gradient of each token at a matrix's outputs;
-            only of matrices that every token goes through once.
+            only of matrices that every token (of an encoder's input: every position) goes through once.
     """
 
     importance: Mapping[str, Importance]
     tokens: Mapping[str, int]
     total: int
     labels: Labels
-    strengths: Mapping[str, Float[Tensor, " tokens"]]
+    strengths: Mapping[str, Float[Tensor, " _"]]
 
     @property
     def unreached(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Calibration:
 
 def fisher(
     model: nn.Module,
-    sequences: Int[Tensor, "sequences length"],
+    sequences: Samples,
     labels: Labels = "sampled",
     *,
     unseen: float = 0.0,
@@ -89,7 +89,7 @@ def fisher(
 
     Args:
         model: a transformers model whose output has `logits`; it is as before afterwards.
-        sequences: token ids to calibrate on.
+        sequences: what to calibrate on: token ids, or the inputs of another model by name.
         labels: "sampled" draws each label from the model's prediction; "empirical" takes the next token of the text
             (a masked language model: the token itself).
         unseen: occurrences that every token of the vocabulary is credited with beyond those in the text.
@@ -98,7 +98,7 @@ def fisher(
     Raises:
         ModelError: the model has no logits, they are not finite, or the sequences are empty.
     """
-    if not sequences.numel():
+    if not sum(len(tokens_of(sample)) for sample in sequences):
         raise ModelError("there is nothing to calibrate on", "give a calibration text")
     weights = {
         name: parameter
@@ -106,21 +106,26 @@ def fisher(
         if parameter.ndim in (2, 3) and parameter.is_floating_point() and parameter.numel()
     }
     sums = {name: Sums(weight.shape) for name, weight in weights.items()}
-    # The last token of a text has no next one to serve as its label.
-    positions = sequences.shape[1] - (labels == "empirical" and predicts_next(model))
-    total, vocabulary = positions * len(sequences), 0
+    total, vocabulary = 0, 0
+    passed: list[frozenset[int]] = []
     watched = WeightUses(weights, lambda use: sums[use.name].add(use))
     streamed = any(isinstance(weight, StreamedWeight) for weight in weights.values())
     with _undisturbed(model), recomputed_layers(model, watched) if streamed else contextlib.nullcontext():
-        for row in progress.track(sequences, "calibrating", total=len(sequences)):
+        for sample in progress.track(sequences, "calibrating", total=len(sequences)):
+            row = tokens_of(sample)
+            # The last token of a text has no next one to serve as its label.
+            positions = len(row) - (labels == "empirical" and predicts_next(model))
             with torch.enable_grad(), watched:
-                output = logits(model, row)
+                made = run(model, _differentiable(sample))
+            output = made.logits[0]
+            passed.append(lengths(made))
+            total += positions
             gradient = _logit_gradient(output, row, positions, labels, generator)
             if not bool(gradient.isfinite().all()):
                 raise ModelError("the model's logits are not finite", "load it in float32 or bfloat16")
             vocabulary = output.shape[-1]
             output.backward(gradient)
-            del output, gradient
+            del made, output, gradient
     factors = {name: sums[name].factors(total) for name in weights}
     if unseen:
         factors = {
@@ -138,10 +143,25 @@ def fisher(
         total=total,
         labels=labels,
         strengths={
-            name: torch.cat(found.strengths)
-            for name, found in sums.items()
-            if len(found.strengths) == len(sequences) and sum(map(len, found.strengths)) == sequences.numel()
+            name: torch.cat(found.strengths) for name, found in sums.items() if _all_once(found.strengths, passed)
         },
+    )
+
+
+def _differentiable(sample: Sample) -> Sample:
+    """The sample, gradients wanted at what is no index: there a path may begin that no look-up feeds."""
+    if isinstance(sample, Tensor):
+        return sample
+    return {
+        name: tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+        for name, tensor in sample.items()
+    }
+
+
+def _all_once(strengths: Sequence[Tensor], passed: Sequence[frozenset[int]]) -> bool:
+    """Whether a matrix was used once a sample, by a whole sequence."""
+    return len(strengths) == len(passed) and all(
+        len(found) in lengths for found, lengths in zip(strengths, passed, strict=True)
     )
 
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from octavo.calibrate.lockstep import Call, in_lockstep
+from octavo.calibrate.running import Samples
 from octavo.calibrate.uses import Use, WeightUses
 
 
@@ -51,8 +52,8 @@ Replacement = Callable[[str, Tensor, Moments], Tensor | None]
 
 def layerwise(
     model: Any,
-    sequences: Int[Tensor, "sequences length"],
-    strengths: Mapping[str, Float[Tensor, " tokens"]],
+    sequences: Samples,
+    strengths: Mapping[str, Float[Tensor, " _"]],
     replace: Replacement,
     *,
     done: Callable[[str], Tensor | None] = lambda name: None,
@@ -65,7 +66,7 @@ def layerwise(
 
     Args:
         model: a transformers model in evaluation mode; it is as before afterwards.
-        sequences: token ids.
+        sequences: token ids, or the inputs of another model by name.
         strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
         replace: told each matrix, in the order of use.
         done: values of a matrix that need not be measured any more, None for others.
@@ -143,7 +144,7 @@ def _measure(
     layer: nn.Module,
     calls: Sequence[Call],
     weights: Mapping[str, nn.Parameter],
-    strengths: Mapping[str, Float[Tensor, " tokens"]],
+    strengths: Mapping[str, Float[Tensor, " _"]],
 ) -> dict[str, Moments]:
     """Moments of each matrix of a layer that is used in the plain way: once a sequence, stored [out, in]."""
     found: dict[str, _Sums] = {}

@@ -17,11 +17,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from octavo.calibrate.recomputing import layers_of
-from octavo.calibrate.running import logits
+from octavo.calibrate.running import Samples, logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +35,15 @@ Visit = Callable[[nn.Module, Sequence[Call]], Sequence[Any]]
 """Told a layer and one call for each sequence; returns the outputs."""
 
 
-def in_lockstep(model: Any, sequences: Int[Tensor, "sequences length"], visit: Visit) -> None:
+def in_lockstep(model: Any, sequences: Samples, visit: Visit) -> None:
     """Run sequences through a model, calling `visit` at each of its layers in the order in which they are run.
 
     Args:
         model: a transformers model in evaluation mode.
-        sequences: token ids.
+        sequences: token ids, or the inputs of another model by name.
         visit: what takes the place of the layers.
     """
-    runs = [_Run(partial(logits, model, row)) for row in sequences]
+    runs = [_Run(partial(logits, model, sample)) for sample in sequences]
     with _handed_over(model, runs):
         try:
             while True:

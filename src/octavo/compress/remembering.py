@@ -130,6 +130,7 @@ def _write(path: Path, key: str, sensitivity: Sensitivity) -> None:
     for name, value in sensitivity.conditional.items():
         tensors[f"{name}/conditional"] = value.column
     if sensitivity.sequences is not None:
+        assert isinstance(sensitivity.sequences, Tensor)
         tensors["calibration/sequences"] = sensitivity.sequences
     facts = {
         "unreached": json.dumps(sensitivity.unreached),

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from octavo.base.errors import ModelError
-from octavo.base.progress import Progress
+from octavo.base.progress import SILENT, Progress
 from octavo.calibrate.fisher import fisher
 from octavo.calibrate.freeing import give_back_freed_memory
+from octavo.calibrate.running import Samples
 from octavo.calibrate.streamed import StreamingError
 from octavo.calibrate.text import default_text, token_sequences
 from octavo.checkpoints import open_checkpoint
@@ -45,7 +46,7 @@ class Sensitivity:
         importance: what calibration found; empty where the sensitivity is uniform.
         unreached: matrices that no calibration token reached.
         tokens: calibration tokens.
-        sequences: these tokens; None where there are none.
+        sequences: these tokens, or the inputs of another model by name; None where there are none.
         strengths: by parameter name, the squared gradient of each token at a matrix's outputs.
         conditional: importance of the tensors to which errors are fed back, as `compress.rounding` finds it.
         damping: of these tensors' second moments, as a fraction of the mean diagonal.
@@ -54,7 +55,7 @@ class Sensitivity:
     importance: Mapping[str, Importance]
     unreached: tuple[str, ...] = ()
     tokens: int = 0
-    sequences: Tensor | None = None
+    sequences: Samples | None = None
     strengths: Mapping[str, Tensor] = field(default_factory=dict)
     conditional: Mapping[str, Importance] = field(default_factory=dict)
     damping: Mapping[str, float] = field(default_factory=dict)
@@ -159,8 +160,19 @@ def _float32_bytes(source: str | Path) -> int:
 
 
 def measure(
-    model: torch.nn.Module, sequences: torch.Tensor, generator: torch.Generator, progress: Progress
+    model: torch.nn.Module, sequences: Samples, generator: torch.Generator, progress: Progress = SILENT
 ) -> Sensitivity:
-    """The sensitivity that given token sequences show."""
+    """The sensitivity that given sequences show.
+
+    Args:
+        model: a transformers model that predicts tokens.
+        sequences: token ids; of a model that reads something else as well, its inputs by name, in a batch of one: such
+            as `input_features` and `decoder_input_ids` of one that transcribes speech.
+        generator: draws labels from the model's predictions.
+        progress: told how far it is.
+
+    Raises:
+        ModelError: the model predicts no tokens, or not finitely, or there are no sequences.
+    """
     found = fisher(model, sequences, unseen=UNSEEN, generator=generator, progress=progress)
     return Sensitivity(found.importance, found.unreached, found.total, sequences, found.strengths)

@@ -113,6 +113,11 @@ def _from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 def _auto_class(config: Any) -> Any:
     import transformers
 
+    if config.get("is_encoder_decoder"):
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+
+        speech = config.get("model_type") in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+        return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
     architecture = (config.get("architectures") or [""])[0]
     masked = architecture.endswith(("ForMaskedLM", "ForPreTraining")) and config.get("model_type") != "gpt2"
     return transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM

@@ -103,7 +103,8 @@ def test_the_square_of_a_single_tokens_gradient_is_exact(name: str) -> None:
             assert exact.max() < 1e-12, key
             continue
         ours = found.importance[key].matrix().double()
-        assert torch.allclose(ours, exact, rtol=1e-3, atol=1e-6 * float(exact.max())), key
+        # Queries and keys of a single token have no gradient but what rounding leaves of it.
+        assert torch.allclose(ours, exact, rtol=1e-3, atol=max(1e-12, 1e-6 * float(exact.max()))), key
         assert found.tokens[key] == 1
         compared += bool(exact.max() > 0)
     assert compared >= 8

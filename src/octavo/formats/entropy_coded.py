@@ -38,7 +38,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -61,6 +61,9 @@ from octavo.kernels.trellis import POLYNOMIALS, polynomials
 VERSION = 1
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
+
+SHARES = 128
+"""Parts of a step that centroids are stored in."""
 
 _START = struct.Struct("<BB4b")
 _TRELLIS = struct.Struct("<4bB3x")
@@ -297,7 +300,7 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     origins, side_tables, integers, contexts = _side(grid)
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
-    shortfall = np.clip(np.rint(128 * census.shortfall), -127, 127).astype(int).tolist()
+    shortfall = _stored_shortfall(census.shortfall)
     header = _START.pack(1 if grid.states == 1 else 2, width, *shortfall[0])
     if grid.states > 1:
         header += _TRELLIS.pack(*shortfall[1], grid.states)
@@ -367,9 +370,42 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
         "step": torch.tensor([step / len(shortfall)], dtype=torch.float32),
-        "points": torch.from_numpy(grid_census.points(np.array(shortfall) / 128, states)),
+        "points": torch.from_numpy(grid_census.points(np.array(shortfall) / SHARES, states)),
     }
     return {**grid_resident.narrowed(codes), **parts}
+
+
+def continuous(coded: UInt8[Tensor, " bytes"]) -> tuple[float, Float32[Tensor, "quantizers points"]]:
+    """What may be changed in a grid's stream without coding it anew: the step, and what its centroids fall short by.
+
+    Raises:
+        CheckpointError: the stream is damaged.
+    """
+    _, shortfall, _, data = _start(coded.numpy())
+    if len(data) < _REST.size:
+        raise ans.damaged()
+    return _REST.unpack(data[: _REST.size].tobytes())[0], torch.tensor(shortfall) / SHARES
+
+
+def with_continuous(
+    coded: UInt8[Tensor, " bytes"], step: float, shortfall: Float32[Tensor, "quantizers points"]
+) -> UInt8[Tensor, " bytes"]:
+    """A grid's stream with another step and other centroids, both rounded as they are stored."""
+    data = bytearray(coded.numpy().tobytes())
+    version, width, *_ = _START.unpack_from(data)
+    rounded = _stored_shortfall(shortfall.numpy())
+    _START.pack_into(data, 0, version, width, *rounded[0])
+    rest = _START.size
+    if version == 2:
+        states = _TRELLIS.unpack_from(data, rest)[-1]
+        _TRELLIS.pack_into(data, rest, *rounded[1], states)
+        rest += _TRELLIS.size
+    _REST.pack_into(data, rest, step, *_REST.unpack_from(data, rest)[1:])
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _stored_shortfall(shortfall: NDArray[np.floating]) -> list[list[int]]:
+    return np.clip(np.rint(SHARES * shortfall), 1 - SHARES, SHARES - 1).astype(int).tolist()
 
 
 def _start(coded: NDArray[np.uint8]) -> tuple[int, list[list[int]], int, NDArray[np.uint8]]:

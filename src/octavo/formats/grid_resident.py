@@ -57,8 +57,7 @@ def resident_bits(rows: int, columns: int, wide_rows: int, wide_columns: int, qu
 def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
     """The values of a matrix."""
     codes, points = parts["codes"], parts["points"]
-    row = _steps(parts["row_step"])
-    column = _steps(parts["column_step"]) * parts["step"]
+    row, column = steps(parts)
     if "wide_rows" in parts:
         wide = parts["wide_rows"].long()
         wide_values = kernels.separable_dequantize(parts["wide_row_codes"], row[wide], column, points)
@@ -72,6 +71,16 @@ def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
     values = kernels.separable_dequantize(codes, row, column, points)
     # Several times as fast as assigning to values[:, wide].
     return values.scatter_(1, wide.expand(wide_values.shape), wide_values)
+
+
+def widened(parts: Mapping[str, Tensor]) -> Int16[Tensor, "rows columns"]:
+    """The indices of a matrix: what `narrowed` was given."""
+    codes = parts["codes"].to(torch.int16)
+    if "wide" in parts:
+        codes.index_copy_(1, parts["wide"].long(), parts["wide_codes"])
+    if "wide_rows" in parts:
+        codes.index_copy_(0, parts["wide_rows"].long(), parts["wide_row_codes"])
+    return codes
 
 
 def take_rows(parts: Mapping[str, Tensor], rows: slice | Int64[Tensor, " rows"]) -> dict[str, Tensor]:
@@ -92,6 +101,11 @@ def _wide_bits(shape: tuple[int, ...], wide_rows: int, wide_columns: int) -> tup
     """Bits of the wide parts by row and by column."""
     rows, columns = shape
     return (16 * columns + 32) * wide_rows, (16 * rows + 32) * wide_columns
+
+
+def steps(parts: Mapping[str, Tensor]) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " columns"]]:
+    """The factors whose products are the steps of a matrix's weights."""
+    return _steps(parts["row_step"]), _steps(parts["column_step"]) * parts["step"]
 
 
 def _steps(quarters: Int16[Tensor, " side"]) -> Float32[Tensor, " side"]:

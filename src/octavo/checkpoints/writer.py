@@ -140,7 +140,8 @@ class CheckpointWriter:
 
         Raises:
             OutputError: the disk is full or unwritable.
-            ValueError: `name` has not been written, or its parts are others.
+            KeyError: `name` has not been written.
+            ValueError: its parts are others.
         """
         entries = _entries(name, parts)
         known = {entry: (e.dtype, e.shape) for entry, e in self._pieces[name].entries.items()}

@@ -46,14 +46,13 @@ class _Lookup(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, codes: Tensor) -> Tensor:
         ctx.save_for_backward(codes)
         ctx.levels = len(table)
-        return table[codes.int()]
+        # Several times as fast as indexing with the codes.
+        return table.index_select(0, codes.flatten().int()).view(codes.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (codes,) = ctx.saved_tensors
-        # Far faster than the scattered sum that indexing has for its gradient, and in double precision.
-        sums = torch.bincount(codes.flatten(), gradients[0].flatten().double(), minlength=ctx.levels)
-        return sums.to(gradients[0].dtype), None
+        return torch.bincount(codes.flatten(), gradients[0].flatten(), minlength=ctx.levels), None
 
 
 def looked_up(table: Float[Tensor, " levels"], codes: Integer[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:

@@ -234,3 +234,46 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout) > 20
+
+
+def other(name: str) -> dict[str, torch.Tensor]:
+    return {part: torch.full_like(tensor, 7) for part, tensor in parts(name).items()}
+
+
+def test_revisions_take_the_place_of_pieces(tmp_path: Path) -> None:
+    plain = make(tmp_path / "plain")
+    with CheckpointWriter(tmp_path / "out", "key", max_shard_bytes=20) as writer:
+        write_all(writer)
+        size = writer.nbytes
+        writer.revise("a.weight", other("a.weight"))
+        assert torch.equal(writer.read("a.weight")["codes"], parts("a.weight")["codes"])
+        writer.finish(CONFIG, files={"plan.json": "{}\n"})
+    assert digest(tmp_path / "out").keys() == plain.keys()
+    revised = open_checkpoint(tmp_path / "out")
+    for name in NAMES:
+        expected = other(name) if name == "a.weight" else parts(name)
+        for part, tensor in expected.items():
+            assert torch.equal(revised.read(f"{name}.{part}" if part else name), tensor)
+    assert sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors")) == size
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out", "plain"]
+
+
+def test_an_interrupted_run_loses_its_revisions(tmp_path: Path) -> None:
+    plain = make(tmp_path / "plain")
+    with CheckpointWriter(tmp_path / "out", "key", max_shard_bytes=20) as writer:
+        write_all(writer)
+        writer.revise("b.weight", other("b.weight"))
+    with CheckpointWriter(tmp_path / "out", "key", max_shard_bytes=20) as writer:
+        assert write_all(writer) == 0
+        writer.finish(CONFIG, files={"plan.json": "{}\n"})
+    assert digest(tmp_path / "out") == plain
+
+
+def test_a_revision_has_the_dtypes_and_shapes_of_what_it_revises(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path / "out", "key") as writer:
+        write_all(writer)
+        for wrong in ({}, {"": torch.zeros(1)}, {**other("a.weight"), "scales": torch.zeros(3, 1)}):
+            with pytest.raises(ValueError, match="other parts"):
+                writer.revise("a.weight", wrong)
+        with pytest.raises(KeyError):
+            writer.revise("d.weight", other("a.weight"))

@@ -42,6 +42,19 @@ def test_fixed_format(tiny_llama: Path, tmp_path: Path) -> None:
     assert {entry["format"] for entry in tensors.values()} == {"int@4 b16 absmax:bf16"}
 
 
+def test_tuning_says_what_it_gained(tiny_llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("Folded once it is a folio, folded twice a quarto, folded three times an octavo. " * 400)
+    options = ("--format", "int@4 b16", "--effort", "fast", "--calibration", text)
+    code, shown, told = run(tiny_llama, tmp_path / "small", *options, "--tune", 0.02)
+    assert code == 0
+    assert "on held-out calibration text" in shown
+    assert "tuning (seconds): " in told
+    code, _, told = run(tiny_llama, tmp_path / "other", *options, "--tune", 0)
+    assert code == 2
+    assert "give a time above 0" in error(told)
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
     code, shown, _ = run(tiny_llama, out, "--bits", 5, "--sensitivity", "uniform", "--dry-run")

@@ -5,11 +5,12 @@ Beside OUT grows a hidden folder `.OUT.partial`:
     key            which work the pieces belong to; pieces of other work are thrown away. At the very end also the
                    identity of the finished folder, so that a run killed while cleaning up is known to be finished
     pieces/        one small safetensors file a tensor, each synced and renamed when whole
+    revised/       pieces that take the place of finished ones, all of them or, after an interruption, none
     assembled/     what becomes OUT: shards streamed from the pieces in the order of their names
 
 At the end `assembled` is renamed to OUT in one step, so OUT is either absent or whole; and since shards depend on the
 pieces only, an interrupted run that goes on yields the same bytes as one that was never interrupted. The disk holds the
-output twice for a while.
+output twice for a while, and a third time what is revised.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class CheckpointWriter:
         self._progress = progress
         self._max_shard_bytes = max_shard_bytes
         self._pieces: dict[str, SafetensorsFile] = {}
+        self._revised: dict[str, SafetensorsFile] = {}
         self._owner: dict[str, str] = {}
         self._finished = False
         self._stack = contextlib.ExitStack()
@@ -122,20 +124,30 @@ class CheckpointWriter:
             OutputError: the disk is full or unwritable.
             ValueError: `name` has been written, or an entry has the name of another tensor's.
         """
-        entries = {f"{name}.{part}" if part else name: tensor for part, tensor in parts.items()}
+        entries = _entries(name, parts)
         if name in self._pieces or not entries:
             raise ValueError(f"{name!r} is written already, or has no parts")
         for entry in entries:
             if entry in self._owner:
                 raise ValueError(f"entry {entry!r} belongs to both {self._owner[entry]!r} and {name!r}")
-        plain = {entry: tensor.detach().cpu().contiguous() for entry, tensor in entries.items()}
-        described = {entry: Entry(t.dtype, tuple(t.shape), t.nbytes) for entry, t in plain.items()}
-        header, order = header_bytes(described, {_NAME: name, **({_NOTE: note} if note else {})})
-        path = self._piece_path(name)
-        with disk_errors(self.out):
-            write_durably(path, (header, *(bytes_of(plain[entry]) for entry in order)))
-            sync_directory(path.parent)
-        self._adopt(name, open_safetensors(path))
+        self._adopt(name, self._write_piece("pieces", name, entries, note))
+
+    def revise(self, name: str, parts: Mapping[str, Tensor]) -> None:
+        """Let other parts of the same dtypes and shapes take the place of a written tensor's in what `finish` makes.
+
+        An interrupted run loses its revisions and keeps what it wrote: revisions belong together, and some of them
+        without the others may be worse than none.
+
+        Raises:
+            OutputError: the disk is full or unwritable.
+            KeyError: `name` has not been written.
+            ValueError: its parts are others.
+        """
+        entries = _entries(name, parts)
+        known = {entry: (e.dtype, e.shape) for entry, e in self._pieces[name].entries.items()}
+        if {entry: (tensor.dtype, tuple(tensor.shape)) for entry, tensor in entries.items()} != known:
+            raise ValueError(f"{name!r} has other parts than before")
+        self._revised[name] = self._write_piece("revised", name, entries, self.note(name))
 
     def finish(
         self, config: Mapping[str, Any], sidecars: Iterable[Path] = (), files: Mapping[str, str | bytes] | None = None
@@ -160,7 +172,7 @@ class CheckpointWriter:
     def _assemble(self, config: Mapping[str, Any], sidecars: Iterable[Path], files: Mapping[str, str | bytes]) -> None:
         if not self._pieces:
             raise ValueError("no tensor was written")
-        shards = plan_shards(self._pieces, self._max_shard_bytes)
+        shards = plan_shards({**self._pieces, **self._revised}, self._max_shard_bytes)
         assembled = self.partial / "assembled"
         with disk_errors(self.out):
             if assembled.exists():
@@ -206,13 +218,14 @@ class CheckpointWriter:
             for child in self.partial.iterdir():
                 shutil.rmtree(child) if child.is_dir() else child.unlink()
             write_durably(key_path, [self._key.encode()])
+        shutil.rmtree(self.partial / "revised", ignore_errors=True)
         pieces.mkdir(exist_ok=True)
         sync_directory(self.partial)
         for path in sorted(pieces.iterdir()):
             try:
                 piece = open_safetensors(path)
                 name = piece.metadata.get(_NAME, "")
-                if path != self._piece_path(name):
+                if path != self._piece_path("pieces", name):
                     raise CheckpointError(f"{path} is no piece")
             except CheckpointError:
                 # Cut short, or damaged since; it is simply made again.
@@ -224,9 +237,24 @@ class CheckpointWriter:
         self._pieces[name] = piece
         self._owner.update(dict.fromkeys(piece.entries, name))
 
-    def _piece_path(self, name: str) -> Path:
+    def _write_piece(self, folder: str, name: str, entries: Mapping[str, Tensor], note: str) -> SafetensorsFile:
+        plain = {entry: tensor.detach().cpu().contiguous() for entry, tensor in entries.items()}
+        described = {entry: Entry(t.dtype, tuple(t.shape), t.nbytes) for entry, t in plain.items()}
+        header, order = header_bytes(described, {_NAME: name, **({_NOTE: note} if note else {})})
+        path = self._piece_path(folder, name)
+        with disk_errors(self.out):
+            path.parent.mkdir(exist_ok=True)
+            write_durably(path, (header, *(bytes_of(plain[entry]) for entry in order)))
+            sync_directory(path.parent)
+        return open_safetensors(path)
+
+    def _piece_path(self, folder: str, name: str) -> Path:
         # Tensor names may be longer than file names and hold any character.
-        return self.partial / "pieces" / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.safetensors"
+        return self.partial / folder / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.safetensors"
+
+
+def _entries(name: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.{part}" if part else name: tensor for part, tensor in parts.items()}
 
 
 def _identity(directory: Path) -> str:

@@ -73,6 +73,10 @@ def compress(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Tensors compressed at once. Default: one a core.")] = None,
     device: Annotated[str, typer.Option(help="Where to calibrate: cpu, cuda or cuda:1.")] = "cpu",
+    tune: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="Fine-tune scales, codebooks and norms at the end, for so long."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the calibration's random choices.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write no model.")] = False,
     plan: Annotated[
@@ -125,7 +129,7 @@ def compress(
             result = None
             made = given or draw_up(model, progress=progress, **options)
         else:
-            result = fold(model, out, plan=given, transform=maps, progress=progress, **options)
+            result = fold(model, out, plan=given, transform=maps, tune=tune, progress=progress, **options)
             made = result.plan
     if save_plan is not None:
         save_plan.write_text(made.to_json(), encoding="utf-8")
@@ -137,6 +141,8 @@ def compress(
         f"{result.resident_bits_per_weight:.3f} in memory, {result.seconds:.0f} s"
     )
     say(_losses(made))
+    if result.tuning:
+        say(result.tuning.summary)
     if result.coverage:
         say(result.coverage)
 

@@ -32,10 +32,13 @@ from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.transformed import forget_transformed, transformed_source
 from octavo.compress.transforming import Transform
+from octavo.compress.tuning import Tuner, Tuning, tuner
 from octavo.formats import Format, entropy_coded
 from octavo.formats.tensor import QuantizedTensor
 
 VERSION = 1
+TUNING = "tuning.json"
+"""File in the output that says what tuning did."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class CompressionResult:
         file_bytes: size of the safetensors files.
         seconds: time from the start of this run.
         coverage: what calibration did not see, None if it saw everything.
+        tuning: what fine-tuning did, None if none was asked for.
     """
 
     plan: Plan
@@ -59,6 +63,7 @@ class CompressionResult:
     file_bytes: int
     seconds: float
     coverage: str | None
+    tuning: Tuning | None
 
 
 def plan(
@@ -109,13 +114,16 @@ def compress(
     device: str = "cpu",
     plan: Plan | None = None,
     transform: Transform | None = None,
+    tune: float | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> CompressionResult:
     """Fold a model into a budget of bits.
 
     An interrupted call, given again, goes on where it stopped and makes the same bytes. Memory: calibration holds what
-    `compress.sensitivity.calibrate` says; everything after it the largest tensor, a few times, and nothing else.
+    `compress.sensitivity.calibrate` says; everything after it the largest tensor, a few times, and nothing else. Only
+    fine-tuning, if asked for, begins anew after an interruption, takes as many steps as the machine has time for, so
+    that its bytes differ from run to run, and holds the model in float32 twice.
 
     Args:
         source: a Hugging Face directory, a GGUF file, a hub name or the name of an embedded model.
@@ -135,11 +143,13 @@ def compress(
         plan: a plan to follow instead of a budget.
         transform: folded into the weights first (octavo.compress.transforming); the budget then counts the transformed
             model's tensors, whose embedding and head are no longer one.
+        tune: minutes of fine-tuning at the end: codes stay; scales, codebooks, steps, norm gains and biases are moved
+            towards the original's predictions on the calibration text, in their own dtypes, so that sizes stay.
         seed: of the calibration's random choices.
         progress: told how far it is.
 
     Raises:
-        BudgetError: no plan meets the budget.
+        BudgetError: no plan meets the budget, or `tune` is no time.
         CheckpointError, FormatError, ModelError, OutputError: the input or the output is unusable; see each.
         OctavoError: learning a transform diverged.
     """
@@ -163,6 +173,9 @@ def compress(
     settings = [str(value) for value in asked]
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
     feedback = preset.feedback if plan is None else bool(plan.fed_back)
+    tuning = None
+    if tune is not None:
+        tuning = tuner(source, checkpoint, selection.excluded, tune, calibration, seed, device, progress)
     known = remembered_sensitivity(
         source, checkpoint, out, kind, calibration, seed, device, progress, feedback, preset.text
     )
@@ -170,7 +183,7 @@ def compress(
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))
     for _ in range(4):
-        result = _carry_out(subject, made, out, request, start, source, device, preset.stepwise)
+        result = _carry_out(subject, made, out, request, start, source, device, preset.stepwise, tuning)
         if isinstance(result, CompressionResult):
             forget(out)
             forget_transformed(out)
@@ -208,6 +221,7 @@ def _carry_out(
     source: str | Path,
     device: str,
     stepwise: bool,
+    tuner: Tuner | None,
 ) -> CompressionResult | Plan:
     """Write the model; a coarser plan instead where the file came out larger than its budget."""
     checkpoint = subject.checkpoint
@@ -256,8 +270,16 @@ def _carry_out(
             return _coarser(plan, excess)
         made = _with_memory(made, writer)
         files = {"plan.json": made.to_json()}
+        if tuner is not None and not writer.finished:
+            files[TUNING] = tuner.run(writer, formats).to_json()
         writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
-    return _result(subject, made, out, start)
+    result = _result(subject, made, out, start)
+    # Who tunes or not works on the same pieces, and a run killed at its very end may have been the other.
+    if (result.tuning is None) != (tuner is None):
+        raise OutputError(
+            f"{out} was finished {'without' if tuner else 'with'} tuning", "remove it or choose another OUT"
+        )
+    return result
 
 
 def _with_memory(plan: Plan, writer: CheckpointWriter) -> Plan:
@@ -302,6 +324,7 @@ def _coarser(plan: Plan, excess: int) -> Plan:
 
 def _result(subject: Subject, plan: Plan, out: Path, start: float) -> CompressionResult:
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    tuning = out / TUNING
     resident = plan.kept_bits + sum(entry.resident_bits * prod(entry.shape) for entry in plan.entries)
     return CompressionResult(
         plan,
@@ -311,4 +334,5 @@ def _result(subject: Subject, plan: Plan, out: Path, start: float) -> Compressio
         size,
         time.monotonic() - start,
         subject.sensitivity.coverage,
+        Tuning.from_json(tuning.read_text()) if tuning.exists() else None,
     )

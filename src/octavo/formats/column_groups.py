@@ -200,7 +200,7 @@ def assembled(
 ) -> Float32[Tensor, "rows columns"] | None:
     """`rows` rows of the matrix, from those that are `taken` of each group; None where there are none to be taken."""
     values = torch.empty(rows, quantized.shape[-1], device=quantized.parts["group"].device)
-    for chosen, group in _members(quantized):
+    for _, chosen, group in members(quantized):
         found = taken(group)
         if found is None:
             return None
@@ -208,8 +208,8 @@ def assembled(
     return values
 
 
-def _members(quantized: QuantizedTensor) -> Iterator[tuple[Int64[Tensor, " columns"], QuantizedTensor]]:
-    """(Column numbers, matrix of these columns) of each group."""
+def members(quantized: QuantizedTensor) -> Iterator[tuple[int, Int64[Tensor, " columns"], QuantizedTensor]]:
+    """(Number, column numbers, matrix of these columns) of each group."""
     element = _element(quantized.format)
     columns = quantized.shape[-1]
     number = unpack(quantized.parts["group"], len(element.elements), columns)
@@ -217,7 +217,7 @@ def _members(quantized: QuantizedTensor) -> Iterator[tuple[Int64[Tensor, " colum
         suffix = f"_{position}"
         parts = {name.removesuffix(suffix): p for name, p in quantized.parts.items() if name.endswith(suffix)}
         chosen = (number == position).nonzero().flatten()
-        yield chosen, QuantizedTensor(group, (quantized.numel // columns, count), parts)
+        yield position, chosen, QuantizedTensor(group, (quantized.numel // columns, count), parts)
 
 
 def column_needs(matrix: Float[Tensor, "rows columns"], importance: Importance | None) -> Float[Tensor, " columns"]:

@@ -38,7 +38,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,6 +64,9 @@ VERSION = 3
 
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
+
+SHARES = 128
+"""Parts of a step that centroids are stored in."""
 
 _HEADER = struct.Struct("<BB8bB3xf4hIIII")
 _CODES_HEADER = struct.Struct("<BxxxII")
@@ -314,7 +317,7 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
     shortfall = np.zeros((2, grid_census.POINTS), np.int64)
-    shortfall[: grid.quantizers] = np.clip(np.rint(128 * census.shortfall), -127, 127)
+    shortfall[: grid.quantizers] = _stored_shortfall(census.shortfall)
     sizes = len(packed_side), len(packed), len(side), len(lengths)
     start = VERSION, width, *shortfall.reshape(-1).tolist(), grid.states
     header = _HEADER.pack(*start, grid.steps.step, *origins, *sizes)
@@ -379,9 +382,37 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),
         "step": torch.tensor([step / quantizers], dtype=torch.float32),
-        "points": torch.from_numpy(grid_census.points(np.array(shortfall).reshape(2, -1) / 128, states)),
+        "points": torch.from_numpy(grid_census.points(np.array(shortfall).reshape(2, -1) / SHARES, states)),
     }
     return {**grid_resident.narrowed(codes), **parts}
+
+
+def continuous(coded: UInt8[Tensor, " bytes"]) -> tuple[float, Float32[Tensor, "quantizers points"]]:
+    """What may be changed in a grid's stream without coding it anew: the step, and what its centroids fall short by.
+
+    Raises:
+        CheckpointError: the stream is damaged.
+    """
+    _check_version(coded.numpy(), _HEADER.size)
+    _, _, *shortfall, states, step = _HEADER.unpack_from(coded.numpy().tobytes())[:12]
+    return step, torch.tensor(shortfall).view(2, -1)[: 1 if states == 1 else 2] / SHARES
+
+
+def with_continuous(
+    coded: UInt8[Tensor, " bytes"], step: float, shortfall: Float32[Tensor, "quantizers points"]
+) -> UInt8[Tensor, " bytes"]:
+    """A grid's stream with another step and other centroids, both rounded as they are stored."""
+    data = bytearray(coded.numpy().tobytes())
+    version, width, *rest = _HEADER.unpack_from(data)
+    rounded = _stored_shortfall(shortfall.numpy()).ravel().tolist()
+    rest[: len(rounded)] = rounded
+    rest[9] = step
+    _HEADER.pack_into(data, 0, version, width, *rest)
+    return torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _stored_shortfall(shortfall: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.clip(np.rint(SHARES * shortfall), 1 - SHARES, SHARES - 1).astype(np.int64)
 
 
 def _check_version(coded: NDArray[np.uint8], size: int) -> None:

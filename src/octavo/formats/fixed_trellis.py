@@ -121,6 +121,17 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     return _decoded(quantized, quantized.numel // quantized.shape[-1]).view(quantized.shape)
 
 
+def places(
+    quantized: QuantizedTensor,
+) -> tuple[Float32[Tensor, "rows columns"], Float32[Tensor, "_ columns"]]:
+    """Where on the curve each weight's value lies, in knots from the first, and the scale of each weight."""
+    element, columns = _element(quantized.format), quantized.shape[-1]
+    codes, rows = quantized.parts["codes"], quantized.numel // columns
+    unit = torch.ones(1, 1, device=codes.device), columns, torch.ones(columns, device=codes.device)
+    found = kernels.shift_decode(codes, element.places.to(codes.device), element.bits, rows, *unit)
+    return found, _product(*used_scales(quantized.format.scaling, quantized.parts), quantized.format.scaling)
+
+
 def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Float32[Tensor, "rows columns"]:
     """Rows start to stop of the tensor seen as a matrix."""
     bits, rows = _element(quantized.format).bits, quantized.numel // quantized.shape[-1]

@@ -17,7 +17,7 @@ The parts, which are never stored in a file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -115,22 +115,11 @@ def _packed(codes: Int16[Tensor, "rows columns"], width: int) -> Tensor:
 def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
     """The values of a matrix."""
     place, points = parts["place"].long(), parts["points"]
-    row, column = _steps(parts["row_step"]), _steps(parts["column_step"]) * parts["step"]
-    rows, columns = len(row), len(column)
+    row, column = steps(parts)
     sorted_step = torch.empty_like(column).index_copy_(0, place, column)
-    values = torch.empty(rows, columns, device=row.device)
-    first = 0
-    for width in reversed(WIDTHS):
-        if (packed := parts.get(f"codes_{width}")) is None:
-            continue
-        count = min(columns - first, _columns(packed, width))
-        now = slice(first, first + count)
-        if width == 0:
-            values[:, now] = 0
-        else:
-            codes = _unpacked(packed, width, rows)[:, :count].contiguous()
-            values[:, now] = kernels.separable_dequantize(codes, row, sorted_step[now], points)
-        first += count
+    values = torch.zeros(len(row), len(column), device=row.device)
+    for columns, codes in _groups(parts):
+        values[:, columns] = kernels.separable_dequantize(codes, row, sorted_step[columns], points)
     values = values.index_select(1, place)
     if len(parts["far_row"]):
         far_row, far_column = parts["far_row"].long(), parts["far_column"].long()
@@ -138,6 +127,34 @@ def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
         far = kernels.separable_dequantize(parts["far_code"][:, None], row[far_row] * column[far_column], one, points)
         values[far_row, far_column] = far[:, 0]
     return values
+
+
+def widened(parts: Mapping[str, Tensor]) -> Int16[Tensor, "rows columns"]:
+    """The indices of a matrix: what `narrowed` was given."""
+    codes = torch.zeros(len(parts["row_step"]), len(parts["column_step"]), dtype=torch.int16)
+    for columns, group in _groups(parts):
+        codes[:, columns] = group.to(torch.int16)
+    codes = codes.index_select(1, parts["place"].long())
+    codes[parts["far_row"].long(), parts["far_column"].long()] = parts["far_code"]
+    return codes
+
+
+def steps(parts: Mapping[str, Tensor]) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " columns"]]:
+    """The factors whose products are the steps of a matrix's weights."""
+    return _steps(parts["row_step"]), _steps(parts["column_step"]) * parts["step"]
+
+
+def _groups(parts: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """(Places, codes) of the columns of each width that has codes."""
+    rows, columns = len(parts["row_step"]), len(parts["column_step"])
+    first = 0
+    for width in reversed(WIDTHS):
+        if (packed := parts.get(f"codes_{width}")) is None:
+            continue
+        count = min(columns - first, _columns(packed, width))
+        if width:
+            yield slice(first, first + count), _unpacked(packed, width, rows)[:, :count].contiguous()
+        first += count
 
 
 def _columns(packed: Tensor, width: int) -> int:

@@ -82,6 +82,12 @@ class Trellis:
         values = np.interp(_quantiles(self.states, self.bits), _knots(), curve.double().cpu().numpy())
         return torch.from_numpy(values).float().to(curve.device)
 
+    @property
+    def places(self) -> Float32[Tensor, " states"]:
+        """Where on a curve the value of each state lies, in knots from the first."""
+        quantiles = np.clip(_quantiles(self.states, self.bits), -REACH, REACH)
+        return torch.from_numpy((quantiles + REACH) * ((KNOTS - 1) / (2 * REACH))).float()
+
     def fit(
         self, weights: Float32[Tensor, "rows columns"], mass: Float32[Tensor, "rows columns"]
     ) -> Float32[Tensor, " knots"]:

@@ -47,10 +47,10 @@ class Subject:
         return float((self.expected.exp() * (self.expected - found)).sum(-1)[:, 2:].mean())
 
     def learned(self, family: str) -> Maps:
-        """Maps of a family after sixty steps."""
+        """Maps of a family after 150 steps."""
         generator = torch.Generator().manual_seed(0)
         maps = starting_maps(self.decoder, family, generator, shifted=family != "rotation")
-        learning = Learning(60, rate=3e-3, turn_rate=3e-3, sequences=8)
+        learning = Learning(150, rate=1e-2, turn_rate=1e-2, sequences=8)
         return learn(self.model, self.decoder, maps, self.calibration, W4A4, generator, learning).maps.maps()
 
 

@@ -29,7 +29,7 @@ from octavo.formats.column_groups import NAME, column_needs
 from octavo.formats.format import matrix_shape
 from octavo.measure.rate_distortion import relative_error
 
-TRELLIS = tuple(f"trellis@{bits}" for bits in range(1, 7))
+TRELLIS = tuple(f"trellis(states=4096)@{bits}" for bits in range(1, 7))
 """Elements for long columns by ascending width."""
 
 TRELLIS_SCALINGS = ("channel rms:u8", "tensor rms:fp32")
@@ -119,8 +119,8 @@ def trellis_distortions(matrix: Float[Tensor, "rows columns"], scaling: str) -> 
     if not bool(sample.any()):
         return np.zeros(len(TRELLIS))
     normal = _normal_distortions(scaling)
-    own = relative_error(sample, Format.parse(f"trellis@3 {scaling}").fake_quantize(sample))
-    return normal * own / normal[TRELLIS.index("trellis@3")]
+    own = relative_error(sample, Format.parse(f"{TRELLIS[2]} {scaling}").fake_quantize(sample))
+    return normal * own / normal[2]
 
 
 @cache

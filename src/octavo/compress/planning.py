@@ -25,6 +25,7 @@ from octavo.compress.selection import Selection
 from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.water_filling import Weighted, find_level
 from octavo.formats import Format, Importance, entropy_coded
+from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.entropy_coded import separable_steps
 from octavo.formats.format import matrix_shape
 from octavo.formats.grid_resident import grown_bits
@@ -35,8 +36,8 @@ GRID_LIMIT = 6.0
 TRELLIS_FROM = 1 << 17
 """Weights of a typical tensor from which on a trellis is worth the frequency tables of its second quantizer."""
 
-PARTS = 1 + 6 * len(TRELLIS)
-"""Entries in a file that a tensor of fixed widths has, at most: six for each group of columns."""
+PARTS = 6
+"""Entries in a file that columns of one fixed width have, at most."""
 
 T = TypeVar("T")
 
@@ -154,9 +155,14 @@ def budget_bits(bits: float | None, size: int | None, selection: Selection) -> i
 
 def header_bits(selection: Selection, parts: int) -> int:
     """Bits of the file's header, at most, if every quantized tensor has `parts` entries."""
-    entries = sum(parts * (len(name) + 110) for name in selection.quantized)
+    entries = sum(parts * _entry_bytes(name) for name in selection.quantized)
     # Excluded tensors do not count, but their names are in the file.
-    return 8 * (entries + sum(len(name) + 110 for name in (*selection.kept, *selection.excluded)))
+    return 8 * (entries + sum(map(_entry_bytes, (*selection.kept, *selection.excluded))))
+
+
+def _entry_bytes(name: str) -> int:
+    """Bytes of an entry in the file's header, at most."""
+    return len(name) + 110
 
 
 def file_plan(subject: Subject, budget: int) -> Plan:
@@ -240,22 +246,33 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
     """
     selection = subject.selection
     names = selection.quantized
-    overhead = selection.kept_bits + (header_bits(selection, PARTS) if budget_of == "file" else 0)
-    offered = {name: [Format.parse(text) for text in plain(selection.shapes[name])] for name in names}
+    in_file = budget_of == "file"
+    left = budget - selection.kept_bits - (header_bits(selection, 0) if in_file else 0)
+
+    def sizes(name: str, formats: Sequence[str]) -> list[int]:
+        return [_bits(Format.parse(text), name, selection.shapes[name], in_file) for text in formats]
+
     # Before the formats are tried, which takes long.
-    check_possible([[f.stored_bits(selection.shapes[n]) for f in offered[n]] for n in names], budget - overhead)
+    check_possible([sizes(name, plain(selection.shapes[name])) for name in names], left)
     menus = menus_of(subject) if menus is None else menus
-    chosen = choose([found.sizes for found in menus], [found.losses for found in menus], budget - overhead)
+    taken = [sizes(name, found.formats) for name, found in zip(names, menus, strict=True)]
+    chosen = choose(taken, [found.losses for found in menus], left)
     uniform = [
         sum(found.losses[index] for found in menus)
         for index in range(len(TRELLIS) + 1)
-        if sum(found.sizes[index] for found in menus) <= budget - overhead
+        if sum(each[index] for each in taken) <= left
     ]
     entries = []
     for name, found, pick in zip(names, menus, chosen.picks, strict=True):
         bits = found.sizes[pick] / prod(selection.shapes[name])
         entries.append(PlanEntry(name, selection.shapes[name], found.formats[pick], bits, bits, found.losses[pick]))
     return subject.plan(entries, budget, budget_of, uniform_loss=min(uniform, default=float("nan")), gap=chosen.gap)
+
+
+def _bits(format: Format, name: str, shape: tuple[int, ...], in_file: bool) -> int:
+    """Bits of a tensor, with its entries in the file's header if they count."""
+    groups = len(format.element.elements) if isinstance(format.element, ColumnGroups) else 1
+    return format.stored_bits(shape) + (8 * _entry_bytes(name) * (1 + PARTS * groups) if in_file else 0)
 
 
 def fixed_format_plan(subject: Subject, text: str) -> Plan:

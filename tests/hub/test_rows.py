@@ -18,6 +18,8 @@ FORMATS = (
     "mxfp4",
     "nvfp4",
     "columns(int@8=4,int@3) channel absmax:bf16",
+    "lattice-e8@3 b8 absmax:e4m3",
+    "lattice-d4@2 tensor rms:fp32",
 )
 
 

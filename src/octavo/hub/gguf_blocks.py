@@ -21,6 +21,7 @@ from octavo.base.errors import OctavoError
 from octavo.formats.coding.packing import unpack
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.grid import Grid
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.tensor import QuantizedTensor
 
 BLOCK = 32
@@ -82,6 +83,8 @@ def _refusal(quantized: QuantizedTensor) -> str | None:
     parts = quantized.parts
     if quantized.format.code != "fixed":
         return "its codes are entropy-coded"
+    if isinstance(quantized.format.element, VectorElement):
+        return "its codes stand for vectors"
     if len(quantized.shape) != 2:
         return "it is not a matrix"
     if quantized.shape[1] % BLOCK:
@@ -98,8 +101,8 @@ def _codebook(quantized: QuantizedTensor) -> list[float]:
     if "codebook" in quantized.parts:
         return quantized.parts["codebook"].tolist()
     element, scaling = quantized.format.element, quantized.format.scaling
-    if isinstance(element, Grid | ColumnGroups):
-        raise TypeError("grids and groups of columns have other parts and were refused before")
+    if isinstance(element, Grid | ColumnGroups | VectorElement):
+        raise TypeError("grids, groups of columns and lattices have other parts and were refused before")
     return element.codebook(scaling.base, scaling.block).tolist()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from octavo.formats import grid_resident
 from octavo.formats.column_groups import ColumnGroups, assembled
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
@@ -31,6 +32,8 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
         return grid_resident.dequantize(grid_resident.take_rows(parts, index))
     if isinstance(quantized.format.element, ColumnGroups):
         return assembled(quantized, len(index), lambda group: select_rows(group, index))
+    if isinstance(quantized.format.element, VectorElement):
+        return quantized.format.element.take_rows(quantized, index)
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
@@ -68,6 +71,8 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
         return grid_resident.dequantize(grid_resident.take_rows(parts, slice(start, stop)))
     if isinstance(quantized.format.element, ColumnGroups):
         return assembled(quantized, stop - start, lambda group: slice_rows(group, start, stop))
+    if isinstance(quantized.format.element, VectorElement):
+        return quantized.format.element.take_rows(quantized, slice(start, stop))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
         return None

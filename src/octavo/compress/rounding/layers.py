@@ -75,7 +75,7 @@ def quantize_with_feedback(
     elimination: Elimination,
 ) -> QuantizedTensor:
     """A matrix, its errors fed back; scales, codebooks and steps follow the conditional importance."""
-    importance = Importance(row, elimination.conditional.cpu())
+    importance = Importance(row, elimination.conditional.cpu(), elimination.upper.cpu())
     rounder = format.settle(weights, importance)
     return rounder.quantize(feed_back(weights, rounder, elimination))
 

@@ -91,6 +91,13 @@ def test_every_code_is_that_of_its_point(code: VoronoiCode, generator: torch.Gen
         assert float((points @ torch.from_numpy(code.lattice.shortest).T).max()) < code.size
 
 
+@pytest.mark.parametrize(("name", "size"), [("e8", 4), ("d4", 16), ("z", 256)])
+def test_points_that_are_listed_are_those_that_are_computed(name: str, size: int, generator: torch.Generator) -> None:
+    code = VoronoiCode(LATTICES[name], size)
+    digits = torch.randint(0, size, (300, code.lattice.dimension), generator=generator).to(torch.uint8)
+    assert torch.equal(code.decode(digits), code._computed(digits))
+
+
 @pytest.mark.parametrize("name", ["z", "d4"])
 def test_different_codes_have_different_points(name: str) -> None:
     code = VoronoiCode(LATTICES[name], 4)

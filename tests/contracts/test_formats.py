@@ -31,7 +31,9 @@ def importance(rows: int, columns: int) -> Importance:
     return Importance(row * 1e-7, column)
 
 
-def is_symmetric_without_zero(format: Format) -> bool:
+def has_no_zero(format: Format) -> bool:
+    if str(format.element).startswith(("lattice-d4", "lattice-e8", "glvq")):
+        return True
     parts = format.quantize(weights(4, 130)).parts
     return any(bool((part != 0).all()) for name, part in parts.items() if name.startswith("codebook"))
 
@@ -163,7 +165,7 @@ def test_importance_lowers_the_weighted_error(text: str) -> None:
 def test_zeros_stay_zeros(text: str) -> None:
     format = parse(text)
     values = format.fake_quantize(torch.zeros(3, 70))
-    if is_symmetric_without_zero(format):
+    if has_no_zero(format):
         # The smallest scale times the smallest centroid: 2^-126, in fp16 2^-24.
         assert values.abs().max() <= (2.0**-24 if format.scaling.scale == "fp16" else 2.0**-125)
     else:
@@ -177,7 +179,7 @@ def test_one_block_of_zeros_among_others(text: str) -> None:
     original[3] = 0
     values = format.fake_quantize(original)
     assert values.isfinite().all()
-    if format.scaling.granularity != "tensor" and not is_symmetric_without_zero(format):
+    if format.scaling.granularity != "tensor" and not has_no_zero(format):
         assert not values[3].any()
 
 
@@ -212,7 +214,7 @@ def test_powers_of_two_pass_through(text: str) -> None:
     [
         t
         for t in FIXED_WIDTH
-        if parse(t).scaling.block and not any(s in t for s in ("outliers", "lloyd@", "trellis", "fit"))
+        if parse(t).scaling.block and not any(s in t for s in ("outliers", "lloyd@", "trellis", "fit", "glvq"))
     ],
 )
 def test_blocks_are_quantized_alone(text: str) -> None:

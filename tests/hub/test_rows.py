@@ -21,6 +21,8 @@ FORMATS = (
     "trellis(states=256)@3 channel rms:u8",
     "trellis(states=4096)@1 b8 absmax:fp32",
     "columns(trellis(states=1024)@5=4,trellis(states=256)@2) tensor rms:bf16",
+    "lattice-e8@3 b8 absmax:e4m3",
+    "lattice-d4@2 tensor rms:fp32",
 )
 
 

@@ -39,6 +39,14 @@ FIXED_WIDTH = (
     "trellis(states=256)@4 b16 signmax:s8",
     "columns(trellis(states=256)@4=16,int@4=8,trellis(states=256)@3) channel rms:u8",
     "columns(trellis(states=1024)@5=16,trellis(states=256)@4) b16 search:s8",
+    "lattice-z@4 b64 search:s8",
+    "lattice-d4@3 b16 absmax:bf16",
+    "lattice-e8@2 b64 search:s8",
+    "lattice-e8@4 channel rms:fp32",
+    "glvq(d=8)@2 channel rms:bf16",
+    "glvq(d=8)@3 b64 absmax:s8",
+    "glvq(d=16)@1 tensor absmax:bf16",
+    "glvq(d=8,widths=unequal)@2 channel absmax:e4m3",
     "mxfp4",
     "mxfp6-e2m3",
     "mxfp6-e3m2",
@@ -65,5 +73,8 @@ WIDTHS = (
     ("lloyd@{} b32 absmax:fp32", range(1, 6)),
     ("int@{} b32 search:bf16", range(2, 9)),
     ("cbrt-normal@{} tensor rms:fp32", range(1, 8)),
+    ("lattice-d4@{} b64 search:bf16", range(1, 9)),
+    ("lattice-e8@{} channel rms:bf16", range(1, 9)),
+    ("glvq(d=8)@{} channel rms:bf16", range(1, 7)),
 )
 """Families whose error falls with every bit."""

@@ -26,6 +26,8 @@ FAMILIES = (
     ("sf4", "the sixteen values of SF4, NF4's Student-t kin"),
     ("e2m1", "small floats: any eXmY of up to 8 bits"),
     ("columns(int@8=32,lloyd@5=128,lloyd@3) b64 search:s8", "unequal widths: where a budget is of the memory"),
+    ("lattice-e8@2 b64 search:s8", "points of a dense lattice for vectors of 8; also lattice-d4, lattice-z"),
+    ("glvq(d=8)@2", "lattices learned for groups of columns (GLVQ); widths=unequal moves bits between them"),
     ("mxfp4", "OCP microscaling; also mxfp6-e2m3, mxfp6-e3m2, mxfp8-e4m3, mxfp8-e5m2"),
     ("mxint8", "OCP microscaling, 8-bit integers; also mxint4"),
     ("nvfp4", "NVIDIA's two-level E2M1"),

@@ -15,6 +15,7 @@ from octavo.formats.elements.element import TENSOR_BLOCK
 from octavo.formats.elements.grid import Grid
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.format import Format
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.microscaling import Microscaling
 from octavo.measure.rate_distortion import FormatMeasurement, measure_format
 from octavo.measure.sources import AbsmaxScaled, Law, Source, source
@@ -29,8 +30,8 @@ class Description:
 
     Attributes:
         format: the format.
-        centroids: the values a weight may take, in units of its block's statistic; none of grids, trellises and
-            groups of columns. Those of data-driven codebooks are fitted to normal data.
+        centroids: the values a weight may take, in units of its block's statistic; none of grids, trellises,
+            lattices and groups of columns. Those of data-driven codebooks are fitted to normal data.
         measurements: by name of the source.
         laws: the density of scaled weights for each source, in the centroids' units.
     """
@@ -59,7 +60,7 @@ def describe(format: Format, generator: torch.Generator, count: int = COUNT) -> 
     measurements = {
         name: measure_format(format, law, count, generator, _expected(format, law)) for name, law in sources.items()
     }
-    if isinstance(format.element, Grid | Trellis | ColumnGroups):
+    if isinstance(format.element, Grid | Trellis | ColumnGroups | VectorElement):
         return Description(format, (), measurements, {})
     centroids = _centroids(format, sources["normal"], generator)
     return Description(format, centroids, measurements, {name: _scaled(format, law) for name, law in sources.items()})
@@ -73,7 +74,11 @@ def file_name(format: str) -> str:
 def _expected(format: Format, law: Source) -> float | None:
     """Relative squared error by theory, where it speaks of such a format: fixed width, scales hardly rounded."""
     element, scaling = format.element, format.scaling
-    if isinstance(element, Grid | Trellis | Microscaling | ColumnGroups) or format.outliers or format.code != "fixed":
+    if (
+        isinstance(element, Grid | Trellis | Microscaling | ColumnGroups | VectorElement)
+        or format.outliers
+        or format.code != "fixed"
+    ):
         return None
     if scaling.statistic is None or scaling.scale == "e8m0":
         return None
@@ -82,7 +87,7 @@ def _expected(format: Format, law: Source) -> float | None:
 
 def _centroids(format: Format, law: Source, generator: torch.Generator) -> tuple[float, ...]:
     element, scaling = format.element, format.scaling
-    assert not isinstance(element, Grid | Trellis | ColumnGroups)
+    assert not isinstance(element, Grid | Trellis | ColumnGroups | VectorElement)
     statistic = scaling.statistic or "absmax"
     if element.data_driven:
         sample = law.sample(2**16, generator).reshape(-1, 1024)

@@ -23,7 +23,7 @@ from octavo.formats.elements.element import Element
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.rounding import Rounder
-from octavo.formats.scale_search import NEARBY, NEIGHBORS, Rounding, search
+from octavo.formats.scale_search import NEARBY, as_stored, codebook_values, search, settled_scales, stored_scales
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
 
@@ -95,7 +95,7 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
         FormatError: a weight is NaN or infinite, or the importance has another shape.
     """
     matrix = _matrix(weights)
-    importance = None if importance is None else _normalized(importance, matrix)
+    importance = None if importance is None else importance.checked(*matrix.shape).normalized(matrix.device)
     element = format.element
     if isinstance(element, Microscaling):
         return microscaling.settle(format, matrix)
@@ -161,19 +161,13 @@ def scales_and_codebook(
     codebook = None if element.data_driven else element.codebook(scaling.base, scaling.block).to(matrix.device)
     level = None
     if scaling.statistic == "search":
-        free = _rounding(scaling, None)
-        start = _fitted(element, scaling, matrix, scales, importance) if codebook is None else codebook
-        scales = search(matrix, scales, start, scaling, free, importance)
-        if codebook is None:
+        start, tried = codebook, None
+        if start is None:
             start = _fitted(element, scaling, matrix, scales, importance)
-            scales = search(matrix, scales, start, scaling, free, importance, NEARBY)
-        level = scaling.kind.level(scales)
-        if level is not None:
-            scales = search(matrix, scales, start, scaling, _rounding(scaling, level), importance, NEIGHBORS)
-    level = scaling.kind.level(scales) if level is None else level
-    stored = {"scales": scaling.kind.encode(scales, level, scaling.rounds_up)}
-    if level is not None:
-        stored["scale"] = level
+            scales = search(matrix, scales, codebook_values(start), scaling, as_stored(scaling, None), importance)
+            start, tried = _fitted(element, scaling, matrix, scales, importance), NEARBY
+        scales, level = settled_scales(matrix, scales, codebook_values(start), scaling, importance, tried)
+    stored = stored_scales(scales, level, scaling)
     if codebook is None:
         codebook = _fitted(element, scaling, matrix, used_scales(scaling, stored), importance)
     return stored, codebook
@@ -182,16 +176,6 @@ def scales_and_codebook(
 def used_scales(scaling: Scaling, parts: Mapping[str, Tensor]) -> Float32[Tensor, "_ _"]:
     """The scales behind the parts "scales" and "scale"."""
     return scaling.kind.decode(parts["scales"], parts.get("scale"))
-
-
-def _rounding(scaling: Scaling, level: Tensor | None) -> Rounding:
-    """What storing does to a scale; nothing as long as the second level is not known."""
-    kind = scaling.kind
-    if kind.second_level and level is None:
-        return lambda scales: scales
-    # Codes relative to a second level saturate by themselves.
-    limit = torch.finfo(kind.dtype).max if level is None else torch.inf
-    return lambda scales: kind.decode(kind.encode(scales.clamp(-limit, limit), level, up=False), level)
 
 
 def _fitted(
@@ -213,14 +197,3 @@ def _fitted(
         mass = mass * importance.row[row] * importance.column[column]
     plain = scales.numel() == 1 and importance is None
     return element.fit(values, None if plain else mass, scaling.base, scaling.block).to(matrix.device)
-
-
-def _normalized(importance: Importance, matrix: Tensor) -> Importance:
-    """Damped, so that no block is without any weight, float32, of mean one.
-
-    Raises:
-        FormatError: it is not that of such a matrix.
-    """
-    damped = importance.checked(*matrix.shape).damped()
-    row, column = (factor.double() / factor.double().mean() for factor in (damped.row, damped.column))
-    return Importance(row.float().to(matrix.device), column.float().to(matrix.device))

@@ -7,7 +7,8 @@ Parts of a quantized tensor, for fixed-width formats (octavo.formats.fixed_width
 - `codebook`: float32 [levels], for codebooks that the format string does not spell out;
 - `outlier_index`, `outlier_value`: see octavo.formats.outliers.
 
-octavo.formats.column_groups, octavo.formats.fixed_trellis and octavo.formats.entropy_coded have their own.
+octavo.formats.column_groups, octavo.formats.fixed_trellis, octavo.formats.entropy_coded and octavo.formats.lattice have
+their own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from octavo.formats.elements.element import Element
 from octavo.formats.elements.grid import Grid
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.importance import Importance
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.outliers import outlier_bits
 from octavo.formats.rounding import Rounder
@@ -46,7 +48,7 @@ class Format:
         code: `fixed` width, or entropy coded by asymmetric numeral systems (`ans`).
     """
 
-    element: Element | Trellis | Grid | Microscaling | ColumnGroups
+    element: Element | Trellis | Grid | Microscaling | ColumnGroups | VectorElement
     scaling: Scaling = field(default_factory=Scaling)
     outliers: float = 0.0
     code: Literal["fixed", "ans"] = "fixed"
@@ -59,14 +61,15 @@ class Format:
         if isinstance(self.element, Grid):
             if self.code != "ans":
                 raise FormatError(f"{self.element} has no fixed width", f"write {self.element} ... ans")
-        elif isinstance(self.element, ColumnGroups) and (self.outliers or self.code != "fixed"):
-            raise FormatError(
-                "groups of columns have fixed width and no outliers", f"write {self.element} b64 search:s8"
-            )
+        elif isinstance(self.element, ColumnGroups | VectorElement) and (self.outliers or self.code != "fixed"):
+            kind = "groups of columns" if isinstance(self.element, ColumnGroups) else "lattices"
+            raise FormatError(f"{kind} have fixed width and no outliers", f"write {self.element} b64 search:s8")
         elif isinstance(self.element, Trellis) and (self.outliers or self.code != "fixed"):
             raise FormatError(f"{self.element} has fixed width and no outliers", f"write {self.element} {self.scaling}")
         elif self.scaling.granularity == "separable":
             raise FormatError("separable steps belong to grids", "write grid(step=...) separable ans, or e.g. b64")
+        elif isinstance(self.element, VectorElement):
+            self.element.check(self.scaling)
         if isinstance(self.element, Microscaling) and (
             self.scaling != self.element.scaling or self.outliers or self.code != "fixed"
         ):
@@ -129,6 +132,8 @@ class Format:
             return column_groups.stored_bits(self, rows, columns)
         if isinstance(self.element, Trellis):
             return fixed_trellis.stored_bits(self.element, self.scaling, rows, columns)
+        if isinstance(self.element, VectorElement):
+            return self.element.stored_bits(self.scaling, rows, columns)
         scale_rows, blocks = self.scaling.scales_shape(rows, columns)
         kind = self.scaling.kind
         # NVFP4's second level is the type's own; E8M0 has none.
@@ -162,6 +167,8 @@ class Format:
             return column_groups.settle(self, weights, importance)
         if isinstance(self.element, Trellis):
             return fixed_trellis.settle(self, weights, importance)
+        if isinstance(self.element, VectorElement):
+            return self.element.settle(self, weights, importance)
         return fixed_width.settle(self, weights, importance)
 
     def quantize(self, weights: Shaped[Tensor, "..."], importance: Importance | None = None) -> QuantizedTensor:
@@ -178,6 +185,8 @@ class Format:
             return column_groups.dequantize(quantized)
         if isinstance(self.element, Trellis):
             return fixed_trellis.dequantize(quantized)
+        if isinstance(self.element, VectorElement):
+            return self.element.dequantize(quantized)
         return fixed_width.dequantize(quantized)
 
     def fake_quantize(

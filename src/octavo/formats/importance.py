@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,11 +17,16 @@ class Importance:
 
     Attributes:
         row: mean squared gradient of the loss at each output, weighted by the size of the inputs, float32.
-        column: mean square of each input, weighted by the size of the gradient, float32.
+        column: mean square of each input, weighted by the size of the gradient, float32. Where errors are fed back, of
+            each column what later columns cannot make up for.
+        upper: where errors are fed back, also what they have in common: with U of H⁻¹ = UᵀU, H the inputs' second
+            moments, errors e of consecutive columns B cost ‖e U_BB⁻¹‖². Formats that round several columns at once
+            look at it.
     """
 
     row: Float[Tensor, " out"]
     column: Float[Tensor, " in"]
+    upper: Float[Tensor, "in in"] | None = None
 
     @property
     def mean(self) -> float:
@@ -46,7 +52,13 @@ class Importance:
     def damped(self, fraction: float = 1e-3) -> Importance:
         """Both factors lifted by `fraction` of their mean, so that no weight is free."""
         row, column = (f + fraction * f.mean().clamp_min(1e-30) for f in (self.row, self.column))
-        return Importance(row, column)
+        return Importance(row, column, self.upper)
+
+    def normalized(self, device: torch.device) -> Importance:
+        """Damped, so that no weight is free, float32, both factors of mean one."""
+        damped = self.damped()
+        row, column = ((f.double() / f.double().mean()).float().to(device) for f in (damped.row, damped.column))
+        return Importance(row, column, None if self.upper is None else self.upper.float().to(device))
 
     def matrix(self) -> Float[Tensor, "out in"]:
         """The full F, materialized: for tests and small tensors."""

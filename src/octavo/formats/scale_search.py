@@ -32,6 +32,9 @@ from octavo.formats.scaling import Scaling, block_norms, blocks_of, row_ranges
 Rounding = Callable[[Tensor], Tensor]
 """What storing does to a scale."""
 
+Values = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Told rows, their scales, other scales and the run: the values of the codes under the former, scaled by the latter."""
+
 REFITS = 2
 """Closed-form improvements after the multipliers."""
 
@@ -86,38 +89,43 @@ class Judge(Protocol):
         ...
 
 
+def codebook_values(codebook: Float32[Tensor, " levels"]) -> Values:
+    """The values of scalars rounded to a sorted codebook, which is in units of the scale."""
+    # With 256 entries a codebook reads its codes as plain bytes, without unpacking.
+    table = torch.cat([codebook, codebook[-1:].expand(256 - len(codebook))])
+
+    def values(weights: Tensor, scales: Tensor, used: Tensor, run: int) -> Tensor:
+        codes = kernels.quantize(weights, scales, codebook, run)
+        rows, columns = weights.shape
+        return kernels.unpack_dequantize(codes.flatten(), used, table, run, rows, columns)
+
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class RowJudge:
     """Judges the scales of some rows, where no scale reaches across rows.
 
     Attributes:
         weights: the rows, float32.
-        codebook: sorted, in units of the scale.
+        values: what rounding makes of them.
         run: weights to a block.
         column: each column's importance, None if all count alike.
     """
 
     weights: Float32[Tensor, "rows columns"]
-    codebook: Float32[Tensor, " levels"]
+    values: Values
     run: int
     column: Float32[Tensor, " columns"] | None
 
-    def _values(self, scales: Tensor, used: Tensor) -> Tensor:
-        """The weights under the codes of `scales`, in float32 multiples of `used`."""
-        codes = kernels.quantize(self.weights, scales, self.codebook, self.run)
-        # With 256 entries a codebook reads its codes as plain bytes, without unpacking.
-        table = torch.cat([self.codebook, self.codebook[-1:].expand(256 - len(self.codebook))])
-        rows, columns = self.weights.shape
-        return kernels.unpack_dequantize(codes.flatten(), used, table, self.run, rows, columns)
-
     def norms(self, scales: Float32[Tensor, "_ blocks"]) -> Float32[Tensor, "rows blocks"]:
-        difference = self._values(scales, scales).sub_(self.weights)
+        difference = self.values(self.weights, scales, scales, self.run).sub_(self.weights)
         if self.column is not None:
             difference.mul_(self.column.sqrt())
         return block_norms(difference, self.run)
 
     def moments(self, scales: Float32[Tensor, "_ blocks"]) -> tuple[Tensor, Tensor]:
-        reached = self._values(scales, torch.ones_like(scales))
+        reached = self.values(self.weights, scales, torch.ones_like(scales), self.run)
         counted = reached if self.column is None else reached * self.column
         sums = []
         for other in (self.weights, reached):
@@ -162,7 +170,7 @@ class TensorJudge:
 def search(
     matrix: Float[Tensor, "rows columns"],
     base: Float32[Tensor, "_ _"],
-    codebook: Float32[Tensor, " levels"],
+    values: Values,
     scaling: Scaling,
     rounding: Rounding,
     importance: Importance | None,
@@ -173,7 +181,7 @@ def search(
     Args:
         matrix: weights.
         base: scales to start from, one a block, row or tensor as `scaling` says.
-        codebook: sorted, in units of the scale.
+        values: what rounding makes of weights, given their scales.
         scaling: says which weights share a scale.
         rounding: what storing does to a scale.
         importance: of rows and columns, float32.
@@ -187,7 +195,7 @@ def search(
         return rounding(scales if scaling.kind.signed else scales.abs())
 
     def judge(part: slice) -> RowJudge:
-        return RowJudge(matrix[part].float(), codebook, run, column)
+        return RowJudge(matrix[part].float(), values, run, column)
 
     if scaling.granularity == "tensor":
         row = None if importance is None else importance.row
@@ -196,6 +204,44 @@ def search(
     for part in row_ranges(*matrix.shape):
         best[part] = _best(judge(part), base[part], settle, tried)
     return best
+
+
+def settled_scales(
+    matrix: Float[Tensor, "rows columns"],
+    base: Float32[Tensor, "_ _"],
+    values: Values,
+    scaling: Scaling,
+    importance: Importance | None,
+    tried: Steps | None = None,
+) -> tuple[Float32[Tensor, "_ _"], Float32[Tensor, " second"] | None]:
+    """The scales that a search finds, nearly as they will be stored, and their second level; `search`'s arguments.
+
+    A second level is known only when all scales are, which then settle on its grid.
+    """
+    scales = search(matrix, base, values, scaling, as_stored(scaling, None), importance, tried)
+    level = scaling.kind.level(scales)
+    if level is not None:
+        scales = search(matrix, scales, values, scaling, as_stored(scaling, level), importance, NEIGHBORS)
+    return scales, level
+
+
+def as_stored(scaling: Scaling, level: Float32[Tensor, " second"] | None) -> Rounding:
+    """What storing does to a scale; nothing as long as the second level is not known."""
+    kind = scaling.kind
+    if kind.second_level and level is None:
+        return lambda scales: scales
+    # Codes relative to a second level saturate by themselves.
+    limit = torch.finfo(kind.dtype).max if level is None else torch.inf
+    return lambda scales: kind.decode(kind.encode(scales.clamp(-limit, limit), level, up=False), level)
+
+
+def stored_scales(
+    scales: Float32[Tensor, "_ _"], level: Float32[Tensor, " second"] | None, scaling: Scaling
+) -> dict[str, Tensor]:
+    """The parts "scales" and, for two-level types, "scale"."""
+    level = scaling.kind.level(scales) if level is None else level
+    stored = {"scales": scaling.kind.encode(scales, level, scaling.rounds_up)}
+    return stored if level is None else {**stored, "scale": level}
 
 
 def _best(judge: Judge, base: Tensor, settle: Rounding, tried: Steps) -> Tensor:

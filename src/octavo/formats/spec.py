@@ -5,6 +5,7 @@
 - ELEMENT: `NAME[(key=value,...)][@BITS]`: an element of octavo.formats.elements, such as `cbrt-t(df=5)@3`, `int@4`,
   `lloyd(levels=11)`, `trellis(states=4096)@3`, `nf4`, `e2m1`; several of them for groups of columns,
   `columns(int@8=32,lloyd@5=128,lloyd@3)`; a complete format such as `mxfp4` or `nvfp4`, which takes no further tokens;
+  a lattice, `lattice-e8@2` or `glvq(d=8)@2`;
   or `grid@RATE` and `grid(step=X)`, which need `ans`.
 - GRANULARITY: `tensor`, `channel`, `bN` (default `b64`), or `separable` for grids.
 - STATISTIC: `absmax` (default), `signmax`, `rms`, `absmean`, `search`. SCALE: `bf16` (default), `fp32`, `fp16`, `e8m0`,
@@ -31,6 +32,8 @@ from octavo.formats.elements.tokens import nearest, number_text, real_number
 from octavo.formats.elements.trellis import NAME as TRELLIS
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.format import Format
+from octavo.formats.lattice.element import VectorElement
+from octavo.formats.lattice.registry import VECTORS
 from octavo.formats.microscaling import MICROSCALING, Microscaling, parse_microscaling
 from octavo.formats.scaling import Scaling
 
@@ -59,7 +62,8 @@ def parse(text: str) -> Format:
             raise FormatError(f"{element} is a complete format", f"write {element} alone")
         return Format(element, element.scaling)
     outliers = real_number(found["outliers"].partition("=")[2], "outliers") if "outliers" in found else 0.0
-    return Format(element, _scaling(found), outliers, "ans" if "code" in found else "fixed")
+    usual = element.usual_scaling if isinstance(element, VectorElement) else Scaling()
+    return Format(element, _scaling(found, usual), outliers, "ans" if "code" in found else "fixed")
 
 
 def text_of(format: Format) -> str:
@@ -92,7 +96,7 @@ def from_json(fields: Mapping[str, Any]) -> Format:
     return Format(_element(element), Scaling(granularity, statistic, scale), float(outliers), code)
 
 
-def _element(token: str) -> Element | Trellis | Grid | Microscaling | ColumnGroups:
+def _element(token: str) -> Element | Trellis | Grid | Microscaling | ColumnGroups | VectorElement:
     name = token.partition("(")[0].partition("@")[0]
     if name == "grid":
         return parse_grid(token)
@@ -100,8 +104,10 @@ def _element(token: str) -> Element | Trellis | Grid | Microscaling | ColumnGrou
         return parse_column_groups(token)
     if name in MICROSCALING:
         return parse_microscaling(token)
+    if name in VECTORS:
+        return VECTORS[name](token)
     if name not in (*ELEMENTS, TRELLIS):
-        known = [*ELEMENTS, TRELLIS, *MICROSCALING, "grid", column_groups.NAME]
+        known = [*ELEMENTS, TRELLIS, *MICROSCALING, *VECTORS, "grid", column_groups.NAME]
         raise FormatError(f"unknown element {name!r}", nearest(name, known))
     return parse_fixed_width(token)
 
@@ -120,11 +126,11 @@ def _kind(token: str) -> str:
     raise FormatError(f"unknown token {token!r}", nearest(token, known))
 
 
-def _scaling(found: Mapping[str, str]) -> Scaling:
-    granularity = found.get("granularity", "b64")
+def _scaling(found: Mapping[str, str], usual: Scaling) -> Scaling:
+    granularity = found.get("granularity", usual.granularity)
     if granularity == "separable":
         if "statistic" in found:
             raise FormatError("separable steps have no statistic", f"leave out {found['statistic']}")
         return Scaling(granularity, None, None)
-    statistic, colon, scale = found.get("statistic", "absmax").partition(":")
-    return Scaling(granularity, statistic, scale if colon else "bf16")
+    statistic, colon, scale = found.get("statistic", usual.statistic or "").partition(":")
+    return Scaling(granularity, statistic, scale if colon else usual.scale)

@@ -15,6 +15,7 @@ from octavo.base.errors import FormatError
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.grid import Grid
 from octavo.formats.elements.trellis import Trellis
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of
 
@@ -31,7 +32,7 @@ def stackable(format: Format, shape: tuple[int, ...]) -> bool:
     outliers), and the shape's codes must fill whole bytes.
     """
     element, scaling = format.element, format.scaling
-    if format.code != "fixed" or isinstance(element, ColumnGroups | Grid | Trellis):
+    if format.code != "fixed" or isinstance(element, ColumnGroups | Grid | Trellis | VectorElement):
         return False
     by_row = scaling.granularity != "tensor" and not scaling.kind.second_level
     alone = by_row and not format.outliers and not element.data_driven

@@ -22,6 +22,7 @@ from octavo.formats.coding.packing import unpack
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.grid import Grid
 from octavo.formats.elements.trellis import Trellis
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.tensor import QuantizedTensor
 
 BLOCK = 32
@@ -83,6 +84,8 @@ def _refusal(quantized: QuantizedTensor) -> str | None:
     parts = quantized.parts
     if quantized.format.code != "fixed":
         return "its codes are entropy-coded"
+    if isinstance(quantized.format.element, VectorElement):
+        return "its codes stand for vectors"
     if len(quantized.shape) != 2:
         return "it is not a matrix"
     if quantized.shape[1] % BLOCK:
@@ -99,8 +102,8 @@ def _codebook(quantized: QuantizedTensor) -> list[float]:
     if "codebook" in quantized.parts:
         return quantized.parts["codebook"].tolist()
     element, scaling = quantized.format.element, quantized.format.scaling
-    if isinstance(element, Grid | Trellis | ColumnGroups):
-        raise TypeError("grids, trellises and groups of columns have other parts and were refused before")
+    if isinstance(element, Grid | Trellis | ColumnGroups | VectorElement):
+        raise TypeError("grids, trellises, lattices and groups of columns have other parts and were refused before")
     return element.codebook(scaling.base, scaling.block).tolist()
 
 

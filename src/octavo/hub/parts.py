@@ -11,6 +11,7 @@ from octavo.base.errors import CheckpointError
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.trellis import KNOTS, Trellis
 from octavo.formats.format import Format, matrix_shape
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.outliers import outlier_bits, outlier_count
 from octavo.hub.headers import Header
 from octavo.kernels import packed_bytes
@@ -26,6 +27,9 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
         for number, group, count in format.element.groups(format.scaling, columns):
             parts |= {f"{name}_{number}": header for name, header in expected_parts(group, (rows, count)).items()}
         return parts
+    if isinstance(format.element, VectorElement):
+        found = format.element.parts(format.scaling, rows, columns)
+        return {name: Header(shape, dtype) for name, (shape, dtype) in found.items()}
     if format.code == "ans":
         parts["coded"] = Header((-1,), torch.uint8)
     if format.levels is None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from octavo.formats import fixed_trellis, grid_resident
 from octavo.formats.column_groups import ColumnGroups, assembled
 from octavo.formats.elements.trellis import Trellis
+from octavo.formats.lattice.element import VectorElement
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
@@ -34,6 +35,8 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
         return assembled(quantized, len(index), lambda group: select_rows(group, index))
     if isinstance(quantized.format.element, Trellis):
         return fixed_trellis.select_rows(quantized, index) if index.numel() else None
+    if isinstance(quantized.format.element, VectorElement):
+        return quantized.format.element.take_rows(quantized, index)
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or not index.numel():
         return None
@@ -73,6 +76,8 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
         return assembled(quantized, stop - start, lambda group: slice_rows(group, start, stop))
     if isinstance(quantized.format.element, Trellis):
         return fixed_trellis.slice_rows(quantized, start, stop) if start < stop else None
+    if isinstance(quantized.format.element, VectorElement):
+        return quantized.format.element.take_rows(quantized, slice(start, stop))
     levels = quantized.format.levels
     if levels is None or not parts.keys() <= _BY_ROW or start >= stop:
         return None

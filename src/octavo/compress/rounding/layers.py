@@ -81,7 +81,7 @@ def quantize_with_feedback(
     elimination: Elimination,
 ) -> QuantizedTensor:
     """A matrix, its errors fed back; scales, codebooks and steps follow the conditional importance."""
-    importance = Importance(row, elimination.conditional)
+    importance = Importance(row, elimination.conditional, elimination.upper)
     rounder = format.settle(weights, importance)
     return rounder.quantize(feed_back(weights, rounder, elimination))
 

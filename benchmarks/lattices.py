@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from octavo.calibrate.hessian import layerwise
+from octavo.calibrate.hessian import Moments, layerwise
 from octavo.calibrate.text import heldout_text
+from octavo.compress.rounding.damping import damping_for
 from octavo.compress.rounding.error_feedback import Elimination, cost, eliminate
 from octavo.compress.rounding.layers import quantize_with_feedback
 from octavo.formats import Format, Importance, QuantizedTensor
@@ -44,7 +45,7 @@ class Measured(Exception):
     """All inputs that are wanted have been seen."""
 
 
-def moments(wanted: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
+def moments(wanted: Iterable[str]) -> dict[str, tuple[Tensor, Elimination]]:
     """Values and H of the matrices whose names contain one of these, by name."""
     source = cache_folder() / "permuted-reference"
     if not source.exists():
@@ -54,10 +55,10 @@ def moments(wanted: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
     sequences = torch.tensor(tokens[: 8 * 512]).view(8, 512)
     parameters = [name for name, _ in model.named_parameters() if name.endswith("_proj.weight")]
     chosen = [name for name in parameters if any(part in name for part in wanted)]
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    found: dict[str, tuple[Tensor, Elimination]] = {}
 
-    def keep(name: str, values: Tensor, second: Tensor) -> None:
-        found[name] = (values.float().clone(), second.clone())
+    def keep(name: str, values: Tensor, second: Moments) -> None:
+        found[name] = values.float().clone(), eliminate(second.whole, damping_for(second))
         if len(found) == len(chosen):
             raise Measured
 
@@ -131,7 +132,10 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: (values, eliminate(second)) for name, (values, second) in moments(options.matrix).items()}
+    found = {
+        name: (values, eliminate(second.whole, damping_for(second)))
+        for name, (values, second) in moments(options.matrix).items()
+    }
     short = [name.removeprefix("model.layers.").removesuffix("_proj.weight") for name in found]
     heads = [f"{name}, {bits} bits" for bits in options.bits for name in short]
     table = Table("row", *heads, "seconds")

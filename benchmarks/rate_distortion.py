@@ -79,6 +79,10 @@ LINES: tuple[Family, ...] = (
     ("+ trellis of 4 states", at_widths("grid(states=4)@WIDTH tensor rms:fp32 ans")),
     ("+ trellis of 8 states", at_widths("grid(states=8)@WIDTH tensor rms:fp32 ans")),
     ("+ trellis of 64 states", at_widths("grid(states=64)@WIDTH tensor rms:fp32 ans")),
+    ("trellis of fixed width, 256 states", at_widths("trellis(states=256)@WIDTH channel rms:u8", (1, 2, 3, 4))),
+    ("+ 4096 states", at_widths("trellis(states=4096)@WIDTH channel rms:u8")),
+    ("lattice E8", at_widths("lattice-e8@WIDTH b64 search:bf16", (1, 2, 3, 4))),
+    ("grouped lattices (GLVQ)", at_widths("glvq(d=8)@WIDTH tensor absmax:fp32", (2, 3))),
 )
 """Each idea is added to the one above it, or takes its place."""
 

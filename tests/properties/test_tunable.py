@@ -19,8 +19,9 @@ CPU = torch.device("cpu")
 GRID = "grid(step=0.004,states=8) separable ans"
 UNTOUCHED = ("codes", "group", "outlier")
 """How the names of parts begin that tuning has no business with."""
-NOTHING = tuple(text for text in FIXED_WIDTH if text.startswith("mx") or ":e8m0" in text)
-"""Scales that are powers of two have neighbors a factor of two away, and these formats nothing else."""
+NOTHING = tuple(text for text in FIXED_WIDTH if text.startswith(("mx", "lattice", "glvq")) or ":e8m0" in text)
+"""Scales that are powers of two have neighbors a factor of two away, and these formats nothing else; lattices are left
+as they are."""
 TUNABLE = tuple(text for text in FIXED_WIDTH + ENTROPY_CODED if text not in NOTHING)
 
 

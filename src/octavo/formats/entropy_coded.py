@@ -169,9 +169,13 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     Raises:
         CheckpointError: the stream is damaged.
     """
-    if "coded" in quantized.parts:
+    if "coded" not in quantized.parts:
+        return grid_resident.dequantize(quantized.parts).view(quantized.shape)
+    if not isinstance(quantized.format.element, GridElement):
         return resident(quantized).dequantize()
-    return grid_resident.dequantize(quantized.parts).view(quantized.shape)
+    codes, parts = _decode_grid(quantized.parts["coded"].cpu().numpy(), *matrix_shape(quantized.shape))
+    row, column = grid_resident.steps(parts)
+    return kernels.separable_dequantize(torch.from_numpy(codes), row, column, parts["points"]).view(quantized.shape)
 
 
 def resident(quantized: QuantizedTensor) -> QuantizedTensor:
@@ -190,7 +194,8 @@ def resident(quantized: QuantizedTensor) -> QuantizedTensor:
         return QuantizedTensor(
             replace(quantized.format, code="fixed"), quantized.shape, {"codes": kernels.pack(codes, levels), **others}
         )
-    return QuantizedTensor(quantized.format, quantized.shape, _decode_grid(coded, rows, columns))
+    codes, parts = _decode_grid(coded, rows, columns)
+    return QuantizedTensor(quantized.format, quantized.shape, {**grid_resident.narrowed(codes), **parts})
 
 
 def grid_of(
@@ -345,7 +350,8 @@ def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int
     return origins, tables, np.concatenate(integers), contexts
 
 
-def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str, Tensor]:
+def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.int16], dict[str, Tensor]]:
+    """The values in fine steps, and the parts that say what these are."""
     _check_version(coded, _HEADER.size)
     fields = _HEADER.unpack(coded[: _HEADER.size].tobytes())
     width, shortfall, states, step, origins = fields[1], fields[2:10], fields[10], fields[11], fields[12:16]
@@ -384,7 +390,7 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> dict[str,
         "step": torch.tensor([step / quantizers], dtype=torch.float32),
         "points": torch.from_numpy(grid_census.points(np.array(shortfall).reshape(2, -1) / SHARES, states)),
     }
-    return {**grid_resident.narrowed(codes), **parts}
+    return codes, parts
 
 
 def continuous(coded: UInt8[Tensor, " bytes"]) -> tuple[float, Float32[Tensor, "quantizers points"]]:

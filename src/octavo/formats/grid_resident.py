@@ -46,22 +46,24 @@ TOGETHER = 8
 
 def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
     """The parts that hold a matrix of indices."""
-    rows, columns = codes.shape
-    needed = _needed(codes)
-    number = _filled(_widths(needed, rows))
+    columns = codes.shape[1]
+    needed = _needed()[np.abs(codes)]
+    number = _filled(_widths(needed))
     order = np.argsort(-number, kind="stable")
     place = np.empty(columns, dtype=np.int16 if columns < 1 << 15 else np.int32)
     place[order] = np.arange(columns)
-    far = needed > np.array(WIDTHS, dtype=np.uint8)[number]
+    far = needed > number.astype(np.uint8)
     far_row, far_column = (part.astype(np.int32) for part in np.nonzero(far))
-    near = torch.from_numpy(np.where(far, np.int16(0), codes)[:, order])
-    parts = {"place": place, "far_row": far_row, "far_column": far_column, "far_code": codes[far]}
+    far_code = codes[far]
+    near = codes[:, order]
+    near[far[:, order]] = 0
+    parts = {"place": place, "far_row": far_row, "far_column": far_column, "far_code": far_code}
     found = {name: torch.from_numpy(part) for name, part in parts.items()}
     first = 0
     for width in reversed(WIDTHS):
         count = int((number == WIDTHS.index(width)).sum())
         if count:
-            found[f"codes_{width}"] = _packed(near[:, first : first + count], width)
+            found[f"codes_{width}"] = _packed(torch.from_numpy(near[:, first : first + count]), width)
             first += count
     return found
 
@@ -73,18 +75,21 @@ def grown_bits(parts: Mapping[str, Tensor], factor: float) -> int:
     return round(by_column + factor * (sum(bits.values()) - by_column))
 
 
-def _needed(codes: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """The narrowest width that holds each code."""
+@cache
+def _needed() -> NDArray[np.uint8]:
+    """For every size of a code the place in `WIDTHS` of the narrowest width that holds it."""
     size = np.arange(1 << 15)
     bits = np.where(size > 0, np.ceil(np.log2(size + 1)) + 1, 0)
-    width = np.array(WIDTHS)[np.searchsorted(WIDTHS, bits)].astype(np.uint8)
-    return width[np.abs(codes.astype(np.int32))]
+    return np.searchsorted(WIDTHS, bits).astype(np.uint8)
 
 
-def _widths(needed: NDArray[np.uint8], rows: int) -> NDArray[np.int64]:
+def _widths(needed: NDArray[np.uint8]) -> NDArray[np.int64]:
     """For every column the place in `WIDTHS` of the width that takes least, codes apart included."""
-    beyond = np.stack([(needed > width).sum(0) for width in WIDTHS])
-    return (np.array(WIDTHS)[:, None] * rows + APART * beyond).argmin(0)
+    rows, columns = needed.shape
+    kind = needed.astype(np.int32) + len(WIDTHS) * np.arange(columns, dtype=np.int32)
+    counts = np.bincount(kind.ravel(), minlength=columns * len(WIDTHS)).reshape(columns, -1)
+    beyond = rows - counts.cumsum(1)
+    return (np.array(WIDTHS) * rows + APART * beyond).argmin(1)
 
 
 def _filled(number: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """Speech to transcribe: sentences of the four kinds of benchmarks/texts.py, spoken by espeak-ng.
 
 espeak-ng (GPL-3+) and the libraries that it loads are Debian packages, fetched and unpacked into the cache of
-benchmarks/texts.py, not installed. It is a formant synthesizer, whose speech no model was trained on: of the sentences
-that are evaluated, Whisper tiny.en gets three words in four right. A sentence is ASCII words and commas, of one passage,
-and none is taken twice.
+benchmarks/texts.py, not installed. It is a formant synthesizer, whose speech no model was trained on: of 32 sentences,
+Whisper tiny.en gets three words in four right. A sentence is ASCII words and commas, of one passage, and none is taken
+twice.
 
     python benchmarks/speech.py           how many sentences there are, and a WAV file of one in the cache
 """

@@ -5,7 +5,8 @@ decoder are quantized, 16.5 of 37.8 million weights; the tied embedding and head
 kept. KL is of the original to the quantized model, nats a token of the decoder over the full vocabulary, on 32 spoken
 sentences (benchmarks/speech.py), the decoder reading the transcript that the original itself makes, greedily, of each;
 the prompt's own tokens are not judged. ± is the standard error over sentences. Word errors are those of greedy
-transcripts against the original's. Calibration, ours and the peers', hears 32 other sentences of the same texts.
+transcripts against the original's. Calibration, ours and the peers', hears other sentences of the same texts, three at
+a time, 32 times.
 
 Bits count everything stored for the quantized weights. Bytes are those of the safetensors file of the whole model; for
 peers, which write none here, implied: their bits for the linear layers, and the rest of the tensors as they are.

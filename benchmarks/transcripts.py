@@ -1,4 +1,4 @@
-"""Sentences that Whisper tiny.en has heard and transcribed, kept in the cache, and how transcripts are compared."""
+"""What Whisper tiny.en has heard and transcribed, kept in the cache, and how transcripts are compared."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from texts import cache_folder
 from whisper import END, NO_TIMESTAMPS, START
 
 BATCH = 16
-"""Sentences encoded, or transcribed, at once."""
+"""Texts encoded, or transcribed, at once."""
 
-LONGEST = 96
+LONGEST = 128
 """Tokens at which a transcript that does not end is cut."""
 
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """A spoken sentence.
+    """A spoken text.
 
     Attributes:
-        sentence: what was spoken.
+        text: what was spoken.
         features: its log-mel spectrogram.
         transcript: the tokens that the original model makes of it, greedily.
     """
 
-    sentence: str
+    text: str
     features: Float32[Tensor, "1 mels frames"]
     transcript: Int[Tensor, " tokens"]
 
@@ -54,31 +54,31 @@ class Heard:
         return {"input_features": self.features, "decoder_input_ids": self.prompted}
 
 
-def heard(model: Any, sentences: Sequence[str]) -> list[Heard]:
-    """Have the original model hear sentences; those of an earlier run are read from the cache."""
+def heard(model: Any, texts: Sequence[str]) -> list[Heard]:
+    """Have the original model hear texts; those of an earlier run are read from the cache."""
     path = cache_folder() / "heard.pt"
     known: dict[str, tuple[Tensor, Tensor]] = torch.load(path) if path.exists() else {}
-    missing = [sentence for sentence in sentences if sentence not in known]
+    missing = [text for text in texts if text not in known]
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
-        spoken = torch.cat([features(sentence) for sentence in part])
-        for sentence, sound, tokens in zip(part, spoken, transcribed(model, encoded(model, spoken)), strict=True):
-            known[sentence] = sound[None].clone(), tokens
+        spoken = torch.cat([features(text) for text in part])
+        for text, sound, tokens in zip(part, spoken, transcribed(model, encoded(model, spoken)), strict=True):
+            known[text] = sound[None].clone(), tokens
         torch.save(known, path)
-    return [Heard(sentence, *known[sentence]) for sentence in sentences]
+    return [Heard(text, *known[text]) for text in texts]
 
 
 @torch.inference_mode()
 def encoded(
     model: Any, spoken: Float32[Tensor, "sentences mels frames"]
 ) -> Float32[Tensor, "sentences positions width"]:
-    """What the encoder makes of spoken sentences."""
+    """What the encoder makes of spoken texts."""
     return torch.cat([model.get_encoder()(part).last_hidden_state for part in spoken.split(BATCH)])
 
 
 @torch.inference_mode()
 def transcribed(model: Any, states: Float32[Tensor, "heard positions width"]) -> list[Int[Tensor, " tokens"]]:
-    """Greedy transcripts of encoded sentences, tokens that are no speech suppressed as Whisper does."""
+    """Greedy transcripts of encoded texts, tokens that are no speech suppressed as Whisper does."""
     from transformers.modeling_outputs import BaseModelOutput
 
     found = []

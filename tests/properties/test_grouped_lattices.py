@@ -321,6 +321,6 @@ def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    assert str(parse("glvq@2")) == "glvq(d=8)@2 channel rms:bf16"
-    assert str(parse("glvq(widths=equal)@3 tensor")) == "glvq(d=8)@3 tensor rms:bf16"
+    assert str(parse("glvq@2")) == "glvq(d=8)@2 channel rms:u8"
+    assert str(parse("glvq(widths=equal)@3 tensor")) == "glvq(d=8)@3 tensor rms:u8"
     assert replace(parse("glvq@2").element, unequal=True) == parse("glvq(widths=unequal)@2").element

@@ -290,6 +290,9 @@ def test_unequal_widths_are_stored_counted_and_checked(generator: torch.Generato
     damaged = {**quantized.parts, "widths": torch.tensor([3, 3, 1, 2], dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="have not the mean 2"):
         QuantizedTensor(format, quantized.shape, damaged).dequantize()
+    damaged = {**quantized.parts, "companding": -quantized.parts["companding"]}
+    with pytest.raises(CheckpointError, match="not above 0"):
+        QuantizedTensor(format, quantized.shape, damaged).dequantize()
 
 
 def test_rows_are_those_of_the_whole(generator: torch.Generator) -> None:

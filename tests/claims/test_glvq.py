@@ -44,7 +44,7 @@ def test_with_feedback_it_beats_scalars_with_feedback(bits: int, generator: torc
         lost = cost(quantized.dequantize() - matrix, elimination) / cost(matrix, elimination)
         return math.sqrt(lost) * 2**quantized.bits_per_weight
 
-    lattice = figure(f"glvq(d=8)@{bits} channel rms:bf16")
+    lattice = figure(f"glvq(d=8)@{bits}")
     scalars = [f"int@{bits} b64 search:s8", f"lloyd@{bits} b64 search:s8", f"lloyd@{bits} channel search:bf16"]
     assert lattice < 0.95 * min(figure(text) for text in scalars)
 

@@ -290,6 +290,9 @@ def test_unequal_widths_are_stored_counted_and_checked(generator: torch.Generato
     damaged = {**quantized.parts, "widths": torch.tensor([3, 3, 1, 2], dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="have not the mean 2"):
         QuantizedTensor(format, quantized.shape, damaged).dequantize()
+    damaged = {**quantized.parts, "companding": -quantized.parts["companding"]}
+    with pytest.raises(CheckpointError, match="not above 0"):
+        QuantizedTensor(format, quantized.shape, damaged).dequantize()
 
 
 def test_rows_are_those_of_the_whole(generator: torch.Generator) -> None:
@@ -321,6 +324,6 @@ def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
 
 
 def test_defaults_are_filled_in() -> None:
-    assert str(parse("glvq@2")) == "glvq(d=8)@2 channel rms:bf16"
-    assert str(parse("glvq(widths=equal)@3 tensor")) == "glvq(d=8)@3 tensor rms:bf16"
+    assert str(parse("glvq@2")) == "glvq(d=8)@2 channel rms:u8"
+    assert str(parse("glvq(widths=equal)@3 tensor")) == "glvq(d=8)@3 tensor rms:u8"
     assert replace(parse("glvq@2").element, unequal=True) == parse("glvq(widths=unequal)@2").element

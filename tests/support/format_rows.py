@@ -43,7 +43,7 @@ FIXED_WIDTH = (
     "lattice-d4@3 b16 absmax:bf16",
     "lattice-e8@2 b64 search:s8",
     "lattice-e8@4 channel rms:fp32",
-    "glvq(d=8)@2 channel rms:bf16",
+    "glvq(d=8)@2 channel rms:u8",
     "glvq(d=8)@3 b64 absmax:s8",
     "glvq(d=16)@1 tensor absmax:bf16",
     "glvq(d=8,widths=unequal)@2 channel absmax:e4m3",

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from octavo.base.errors import CheckpointError
 from octavo.formats.lattice.companded import CompandedLattice, top_of
 from octavo.formats.lattice.element import as_matrix, filled, in_units, spread_scales
 from octavo.formats.scaling import row_ranges
@@ -87,7 +88,13 @@ class GroupsRounder:
 
 
 def stored_lattices(parts: Mapping[str, Tensor]) -> tuple[CompandedLattice, ...]:
-    """The lattices of a matrix's groups."""
+    """The lattices of a matrix's groups.
+
+    Raises:
+        CheckpointError: a μ is not above 0, as no learned one is.
+    """
+    if not bool((parts["companding"] > 0).all()):
+        raise CheckpointError("the companding of a group is not above 0", "the checkpoint is damaged; copy it again")
     pairs = zip(parts["basis"].float(), parts["companding"].float(), strict=True)
     return tuple(CompandedLattice(basis, mu) for basis, mu in pairs)
 

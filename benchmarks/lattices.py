@@ -144,9 +144,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {
-        name: (values, eliminate(second.whole, DAMPING)) for name, (values, second) in moments(options.matrix).items()
-    }
+    found = moments(options.matrix)
     short = [name.removeprefix("model.layers.").removesuffix("_proj.weight") for name in found]
     heads = [f"{name}, {bits} bits" for bits in options.bits for name in short]
     table = Table("row", *heads, "seconds")

@@ -253,7 +253,8 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
         return [_bits(Format.parse(text), name, selection.shapes[name], in_file) for text in formats]
 
     # Before the formats are tried, which takes long.
-    check_possible([sizes(name, plain(selection.shapes[name])) for name in names], left)
+    mixed = bool(subject.sensitivity.importance)
+    check_possible([sizes(name, plain(selection.shapes[name], mixed)) for name in names], left)
     menus = menus_of(subject) if menus is None else menus
     taken = [sizes(name, found.formats) for name, found in zip(names, menus, strict=True)]
     chosen = choose(taken, [found.losses for found in menus], left)

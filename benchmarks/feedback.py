@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
+from collections.abc import Mapping
 from math import exp, log
 from pathlib import Path
 from statistics import mean
@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from octavo.base.progress import SILENT
-from octavo.calibrate.hessian import Moments
+from octavo.calibrate.hessian import Moments, layerwise
 from octavo.compress.rounding.damping import damping_for
 from octavo.compress.rounding.error_feedback import by_energy, cost, eliminate, feed_back
 from octavo.compress.sensitivity import measure
@@ -39,31 +39,11 @@ DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 RESULTS = Path(__file__).parent / "results" / "feedback.json"
 
 
-def moments_of(model: nn.Module, rows: Tensor, strengths: dict[str, Tensor], names: list[str]) -> dict[str, Moments]:
-    """Moments of the inputs of some matrices on some sequences, the model as it is."""
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def keep(_: nn.Module, args: tuple[Tensor], name: str) -> None:
-        found[name].append(args[0].detach()[0])
-
-    modules = {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
-    hooks = [module.register_forward_pre_hook(partial(keep, name=name)) for name, module in modules.items()]
-    with torch.no_grad():
-        for row in track(rows, "measuring inputs", console=Console(stderr=True)):
-            model(row[None], use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return {name: _moments(inputs, strengths[name]) for name, inputs in found.items()}
-
-
-def _moments(inputs: list[Tensor], strengths: Tensor) -> Moments:
-    sums = torch.zeros(2, inputs[0].shape[1], inputs[0].shape[1])
-    totals = [0.0, 0.0]
-    for number, (rows, strength) in enumerate(zip(inputs, strengths.split(len(inputs[0])), strict=True)):
-        weighted = rows * strength.sqrt()[:, None]
-        sums[number % 2].addmm_(weighted.T, weighted)
-        totals[number % 2] += float(strength.sum())
-    return Moments(sums, (totals[0], totals[1]))
+def moments_of(model: nn.Module, rows: Tensor, strengths: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """Moments of the inputs of the matrices that have strengths, the model as it is."""
+    found: dict[str, Moments] = {}
+    layerwise(model, rows, strengths, lambda name, _, moments: found.update({name: moments}))
+    return found
 
 
 def losses(weights: Tensor, row: Tensor, seen: Moments, other: Tensor) -> dict[str, float]:
@@ -104,7 +84,7 @@ def main() -> None:
     ]
     known = [measure(model, rows, torch.Generator().manual_seed(0), SILENT) for rows in (calibration, other)]
     seen, judged = (
-        moments_of(model, rows, dict(found.strengths), names)
+        moments_of(model, rows, {name: found.strengths[name] for name in names})
         for rows, found in zip((calibration, other), known, strict=True)
     )
     parameters = dict(model.named_parameters())
@@ -113,17 +93,14 @@ def main() -> None:
         for name in track(names, "rounding", console=Console(stderr=True))
     }
     RESULTS.write_text(json.dumps(results, indent=1))
-    table = Table("rounding", *sorted({name.split(".")[-2] for name in names}), "geometric mean")
+    heads = sorted({name.split(".")[-2] for name in names})
+    table = Table("rounding", *heads, "geometric mean")
     for way in next(iter(results.values())):
         if way != "chosen":
-            kinds = [[r[way] for n, r in results.items() if n.split(".")[-2] == head] for head in _heads(names)]
+            kinds = [[r[way] for n, r in results.items() if n.split(".")[-2] == head] for head in heads]
             every = exp(mean(log(found[way]) for found in results.values()))
             table.add_row(way, *(f"{exp(mean(map(log, kind))):.3f}" for kind in kinds), f"{every:.3f}")
     Console(width=140).print(table)
-
-
-def _heads(names: list[str]) -> list[str]:
-    return sorted({name.split(".")[-2] for name in names})
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ class Subject:
     progress: Progress
     states: int = 1
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether a text has shown what matters."""
+        return bool(self.sensitivity.importance)
+
     def read(self, name: str) -> tuple[Tensor, Importance]:
         """A tensor and its importance.
 
@@ -76,7 +81,7 @@ class Subject:
 
     def plan(self, entries: Iterable[PlanEntry], budget: int | None, budget_of: BudgetOf, **found: Any) -> Plan:
         """A plan of these entries; `found` are the fields of `Plan` that not all plans have."""
-        kind = "fisher" if self.sensitivity.importance else "uniform"
+        kind = "fisher" if self.calibrated else "uniform"
         counted, kept = self.selection.counted, self.selection.kept_bits
         fed_back = self.sensitivity.conditional
         entries = (replace(e, rounding="feedback" if e.name in fed_back else "nearest") for e in entries)
@@ -224,10 +229,9 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
 
 def menus_of(subject: Subject) -> list[Menu]:
     """What each tensor may be stored as at fixed width; the longest part of such a plan, and alike for all budgets."""
-    mixed = bool(subject.sensitivity.importance)
 
     def menu_of(name: str) -> Menu:
-        return menu(*subject.read(name), mixed=mixed)
+        return menu(*subject.read(name), mixed=subject.calibrated)
 
     return list(subject.map(menu_of, "trying formats"))
 
@@ -249,14 +253,18 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
     in_file = budget_of == "file"
     left = budget - selection.kept_bits - (header_bits(selection, 0) if in_file else 0)
 
-    def sizes(name: str, formats: Sequence[str]) -> list[int]:
-        return [_bits(Format.parse(text), name, selection.shapes[name], in_file) for text in formats]
+    def entries_bits(name: str, format: Format) -> int:
+        return 8 * _entry_bytes(name) * _entries(format) if in_file else 0
 
     # Before the formats are tried, which takes long.
-    mixed = bool(subject.sensitivity.importance)
-    check_possible([sizes(name, plain(selection.shapes[name], mixed)) for name in names], left)
+    plainest = {name: plain(selection.shapes[name], subject.calibrated) for name in names}
+    offered = {name: [Format.parse(text) for text in texts] for name, texts in plainest.items()}
+    check_possible([[f.stored_bits(selection.shapes[n]) + entries_bits(n, f) for f in offered[n]] for n in names], left)
     menus = menus_of(subject) if menus is None else menus
-    taken = [sizes(name, found.formats) for name, found in zip(names, menus, strict=True)]
+    taken = [
+        [size + entries_bits(name, Format.parse(text)) for text, size in zip(found.formats, found.sizes, strict=True)]
+        for name, found in zip(names, menus, strict=True)
+    ]
     chosen = choose(taken, [found.losses for found in menus], left)
     uniform = [
         sum(found.losses[index] for found in menus)
@@ -270,10 +278,9 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
     return subject.plan(entries, budget, budget_of, uniform_loss=min(uniform, default=float("nan")), gap=chosen.gap)
 
 
-def _bits(format: Format, name: str, shape: tuple[int, ...], in_file: bool) -> int:
-    """Bits of a tensor, with its entries in the file's header if they count."""
-    groups = len(format.element.elements) if isinstance(format.element, ColumnGroups) else 1
-    return format.stored_bits(shape) + (8 * _entry_bytes(name) * (1 + PARTS * groups) if in_file else 0)
+def _entries(format: Format) -> int:
+    """Entries in a file that a tensor of fixed width has, at most."""
+    return 1 + PARTS * (len(format.element.elements) if isinstance(format.element, ColumnGroups) else 1)
 
 
 def fixed_format_plan(subject: Subject, text: str) -> Plan:

@@ -15,7 +15,7 @@ from octavo.formats.elements.element import Element
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.scaling import Scaling
 from octavo.formats.tensor import QuantizedTensor
-from octavo.formats.tuning.tunable import Deviations, looked_up
+from octavo.formats.tuning.tunable import Deviations, looked_up, moved_values
 from octavo.kernels import unpack
 
 FINE = ("fp32", "bf16", "fp16", "u8", "s8")
@@ -52,7 +52,7 @@ class FixedWidthTunable:
     def values(self, deviations: Deviations) -> Float[Tensor, "rows columns"]:
         codes, scales, table = self._decoded
         if "codebook" in deviations:
-            table = _moved(table, deviations["codebook"])
+            table = moved_values(table, deviations["codebook"])
         columns = codes.shape[1]
         for name in ("scales", "scale"):
             if name in deviations:
@@ -79,7 +79,7 @@ class FixedWidthTunable:
             parts["scale"] = parts["scale"] * deviations["scale"].exp()
         if "codebook" in deviations:
             # Codes are ranks: no value may pass its neighbor.
-            parts["codebook"] = _moved(parts["codebook"], deviations["codebook"]).cummax(0).values
+            parts["codebook"] = moved_values(parts["codebook"], deviations["codebook"]).cummax(0).values
         return replace(self.quantized, parts=parts)
 
     @property
@@ -114,7 +114,3 @@ class FixedWidthTunable:
             return torch.empty(0, dtype=torch.int64), torch.empty(0)
         where = outliers.decode_index(quantized.parts["outlier_index"], count, quantized.numel)
         return where.to(self.device), quantized.parts["outlier_value"].float().to(self.device)
-
-
-def _moved(codebook: Float32[Tensor, " levels"], shares: Float[Tensor, " levels"]) -> Float[Tensor, " levels"]:
-    return codebook + shares * ((codebook[-1] - codebook[0]) / (len(codebook) - 1))

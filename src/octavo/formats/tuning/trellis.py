@@ -13,7 +13,7 @@ from torch import Tensor
 from octavo.formats import fixed_trellis
 from octavo.formats.elements.trellis import KNOTS
 from octavo.formats.tensor import QuantizedTensor
-from octavo.formats.tuning.tunable import Deviations
+from octavo.formats.tuning.tunable import Deviations, moved_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,13 @@ class TrellisTunable:
 
     def values(self, deviations: Deviations) -> Float[Tensor, "rows columns"]:
         left, share, scale = self._decoded
-        curve = _moved(self.quantized.parts["codebook"].to(self.device), deviations["codebook"])
+        curve = moved_values(self.quantized.parts["codebook"].to(self.device), deviations["codebook"])
         slope = curve.diff()
         low, rise = (table.index_select(0, left.flatten()).view(left.shape) for table in (curve, slope))
         return (low + rise * share) * scale
 
     def stored(self, deviations: Deviations) -> QuantizedTensor:
-        curve = _moved(self.quantized.parts["codebook"], deviations["codebook"].cpu())
+        curve = moved_values(self.quantized.parts["codebook"], deviations["codebook"].cpu())
         return replace(self.quantized, parts={**self.quantized.parts, "codebook": curve})
 
     @cached_property
@@ -53,7 +53,3 @@ class TrellisTunable:
         place, scale = fixed_trellis.places(self.quantized)
         left = place.floor().clamp(0, KNOTS - 2)
         return left.long().to(self.device), (place - left).to(self.device), scale.to(self.device)
-
-
-def _moved(curve: Float32[Tensor, " knots"], shares: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
-    return curve + shares * ((curve[-1] - curve[0]) / (len(curve) - 1))

@@ -58,3 +58,8 @@ class _Lookup(torch.autograd.Function):
 def looked_up(table: Float[Tensor, " levels"], codes: Integer[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
     """table[codes], differentiable by the table; of what autograd keeps, the codes are all."""
     return _Lookup.apply(table, codes)  # pyright: ignore[reportReturnType]
+
+
+def moved_values(values: Float[Tensor, " n"], shares: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Ascending values, each moved by a share of the mean distance between neighbors."""
+    return values + shares * ((values[-1] - values[0]) / (len(values) - 1))

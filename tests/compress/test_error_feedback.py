@@ -20,6 +20,7 @@ FORMATS = (
     "columns(int@6=8,lloyd@3) b8 search:s8",
     "trellis(states=256)@3 channel rms:u8",
     "int@3 b16 absmax:bf16 outliers=0.02",
+    "trellis(states=256)@3 channel rms:u8 outliers=0.02",
     "lattice-e8@3 b8 search:s8",
     "glvq(d=8)@3 channel rms:fp32",
     "grid(step=1.0) channel rms:bf16 ans",

@@ -23,6 +23,9 @@ FORMATS = (
     "columns(trellis(states=1024)@5=4,trellis(states=256)@2) tensor rms:bf16",
     "lattice-e8@3 b8 absmax:e4m3",
     "lattice-d4@2 tensor rms:fp32",
+    "int@3 b32 absmax:bf16 outliers=0.05",
+    "trellis(states=256)@3 channel rms:u8 outliers=0.05",
+    "columns(int@8=4,int@3) channel absmax:bf16 outliers=0.05",
 )
 
 
@@ -78,13 +81,6 @@ def test_a_slice_of_rows_is_that_of_the_whole(text: str, shape: tuple[int, int],
     whole, rows = quantized.dequantize(), shape[0]
     for start, stop in ((0, rows), (rows - 1, rows), (0, 1), (rows // 3, rows // 2 + 1)):
         assert torch.equal(slice_rows(quantized, start, stop), whole[start:stop])
-
-
-def test_outliers_run_over_the_whole_tensor(generator: torch.Generator) -> None:
-    quantized = Format.parse("int@3 b32 absmax:bf16 outliers=0.05").quantize(torch.randn(20, 33, generator=generator))
-    assert select_rows(quantized, torch.tensor([3])) is None
-    packed = as_weight(quantized)
-    assert torch.equal(packed[3], quantized.dequantize()[3])
 
 
 def as_weight(quantized: QuantizedTensor) -> PackedTensor:

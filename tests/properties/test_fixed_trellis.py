@@ -135,7 +135,6 @@ def test_zero_columns_and_rows_stay_zero(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "trellis(states=256)@3 channel rms:u8 outliers=0.01",
         "trellis(states=256)@3 channel rms:u8 ans",
         "trellis(states=256)@3 separable",
         "trellis(levels=11) channel rms:u8",

@@ -315,7 +315,7 @@ def test_rows_are_those_of_the_whole(generator: torch.Generator) -> None:
         ("glvq(widths=unequal)@1", "bits are 2 to 7"),
         ("glvq@2 b64 search:s8", "learns a basis"),
         ("glvq@2 b12 rms:bf16", "cut vectors of 8"),
-        ("glvq@2 ans", "no outliers"),
+        ("glvq@2 ans", "fixed width"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:

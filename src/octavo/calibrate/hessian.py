@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from octavo.base.threads import in_threads
 from octavo.calibrate.lockstep import Call, in_lockstep
 from octavo.calibrate.running import Samples
 from octavo.calibrate.uses import Use, WeightUses
@@ -50,13 +51,29 @@ Replacement = Callable[[str, Tensor, Moments], Tensor | None]
 """Told a parameter's name, its values [out, in] and moments; returns values to go on with, or None to keep these."""
 
 
+@dataclass(frozen=True, eq=False)
+class Outset:
+    """What is known when a layer's turn comes.
+
+    Attributes:
+        known: values of matrices that need not be measured any more, by name.
+        jobs: how many of the others may be replaced at once.
+    """
+
+    known: Mapping[str, Tensor]
+    jobs: int
+
+
+ALL_ANEW = Outset({}, 1)
+
+
 def layerwise(
     model: Any,
     sequences: Samples,
     strengths: Mapping[str, Float[Tensor, " _"]],
     replace: Replacement,
     *,
-    done: Callable[[str], Tensor | None] = lambda name: None,
+    begin: Callable[[Sequence[str]], Outset] = lambda names: ALL_ANEW,
     stepwise: bool = False,
 ) -> None:
     """Go through a model's layers, measuring H of every matrix in a layer, replacing it, and going on with the result.
@@ -68,8 +85,8 @@ def layerwise(
         model: a transformers model in evaluation mode; it is as before afterwards.
         sequences: token ids, or the inputs of another model by name.
         strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
-        replace: told each matrix, in the order of use.
-        done: values of a matrix that need not be measured any more, None for others.
+        replace: told each matrix, in a thread of its own if several are replaced at once.
+        begin: told the matrices of each layer before anything else is done with them, in the order of replacement.
         stepwise: also within a layer, measure matrices only after those before them were replaced (those that share
             their inputs together), which runs each layer several times; otherwise all matrices of a layer at once.
     """
@@ -83,19 +100,26 @@ def layerwise(
     def visit(layer: nn.Module, calls: Sequence[Call]) -> list[Any]:
         inside = {id(parameter) for parameter in layer.parameters()}
         here = {name: weight for name, weight in weights.items() if id(weight) in inside}
+        groups = _in_order(layer, calls[0], here) if stepwise and here else [here]
+        outset = begin([name for group in groups for name in group])
         try:
-            known = {name: values for name in here if (values := done(name)) is not None}
-            left = {name: weight for name, weight in here.items() if name not in known}
             # The rest of a layer must be measured as it was by the run that an interruption cut short.
             if stepwise:
-                _put_all(known, put)
-            for group in _in_order(layer, calls[0], left) if stepwise and left else [left]:
-                for name, moments in _measure(layer, calls, group, strengths).items():
-                    values = replace(name, here[name].detach(), moments)
+                _put_all(outset.known, put)
+            for group in groups:
+                left = {name: weight for name, weight in group.items() if name not in outset.known}
+                moments = _measure(layer, calls, left, strengths)
+
+                def replaced(name: str, moments: dict[str, Moments] = moments) -> Tensor | None:
+                    return replace(name, here[name].detach(), moments.pop(name))
+
+                names = [name for name in left if name in moments]
+                workers = max(1, min(outset.jobs, len(group)))
+                for name, values in zip(names, in_threads(replaced, names, workers), strict=True):
                     if values is not None:
                         put(name, values)
             if not stepwise:
-                _put_all(known, put)
+                _put_all(outset.known, put)
             return [layer(*call.args, **call.kwargs) for call in calls]
         finally:
             for name, weight in here.items():

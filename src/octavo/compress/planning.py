@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from octavo.base.errors import BudgetError, FormatError
 from octavo.base.progress import Progress
+from octavo.base.threads import in_threads
 from octavo.calibrate.prediction import predicted_kl
 from octavo.checkpoints import Checkpoint
 from octavo.compress.allocation import check_possible, choose
@@ -88,30 +88,13 @@ class Subject:
         return Plan(tuple(entries), budget, budget_of, counted, kept, sensitivity=kind, **found)
 
     def map(self, work: Callable[[str], T], description: str, names: Sequence[str] | None = None) -> Iterator[T]:
-        """`work` on every quantized tensor, in order, several at once where memory allows.
-
-        Torch's threads are shared out among the tensors of a batch: two tensors with two threads each on two cores
-        wait for each other at every barrier, which takes many times as long as one thread each.
-        """
+        """`work` on every quantized tensor, in order, several at once where memory allows."""
         names = self.selection.quantized if names is None else names
-        threads = torch.get_num_threads()
-
-        def alone(name: str, threads: int) -> T:
-            torch.set_num_threads(threads)  # of this worker
-            return work(name)
-
         sizes = {name: prod(self.selection.shapes[name]) for name in names}
         largest = max((prod(self.selection.shapes[name]) for name in self.selection.quantized), default=0)
         tracked = iter(self.progress.track(names, description, total=len(names)))
-        try:
-            with ThreadPoolExecutor(self.jobs) as pool:
-                for batch in batches(names, sizes, largest):
-                    share = max(1, threads // min(self.jobs, len(batch)))
-                    running = [pool.submit(alone, next(tracked), share) for _ in batch]
-                    for future in running:
-                        yield future.result()
-        finally:
-            torch.set_num_threads(threads)
+        for batch in batches(names, sizes, largest):
+            yield from in_threads(work, [next(tracked) for _ in batch], min(self.jobs, len(batch)))
         for _ in tracked:
             pass
 

@@ -151,8 +151,7 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
     """Scales and codebook, or the grid, of a tensor (see `Format.settle`).
 
     Raises:
-        FormatError: a weight is NaN or infinite, the importance has another shape, or grids are asked for something
-            they have not (blocks, outliers).
+        FormatError: a weight is NaN or infinite, the importance has another shape, or a grid is asked for blocks.
     """
     if not isinstance(format.element, GridElement):
         return CodedRounder(format, fixed_width.settle(replace(format, code="fixed"), weights, importance))
@@ -208,8 +207,8 @@ def grid_of(
     """
     element, scaling = format.element, format.scaling
     assert isinstance(element, GridElement)
-    if format.outliers or scaling.block is not None:
-        raise FormatError(f"{format} is impossible", "grids take tensor, channel or separable scales and no outliers")
+    if scaling.block is not None:
+        raise FormatError(f"{format} is impossible", "grids take tensor, channel or separable scales")
     rows, columns = matrix_shape(tuple(weights.shape))
     values = _matrix(weights)
     scales = block_statistic(torch.from_numpy(values), _step_scaling(format))  # refuses NaN and infinity

@@ -24,7 +24,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from octavo import kernels
@@ -79,18 +79,32 @@ class TrellisRounder:
     def _scales(self) -> tuple[Float32[Tensor, "_ blocks"], Float32[Tensor, " columns"]]:
         return used_scales(self.format.scaling, self.parts)
 
+    @cached_property
+    def _alone(self) -> dict[int, tuple[Float32[Tensor, "rows 1"], UInt8[Tensor, "1 bytes"]]]:
+        """Columns that were rounded one by one, and their codes: whoever feeds errors back goes on to store them."""
+        return {}
+
     def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
         scales, column = self._scales
         run = self.format.scaling.run(len(column))
         own = scales[:, torch.arange(columns.start, columns.stop) // run], column[columns]
         bits = _element(self.format).bits
         codes = kernels.shift_encode(_scaled(values, own[0] * own[1]), self._table, bits)
+        if columns.stop == columns.start + 1:
+            self._alone[columns.start] = values.clone(), codes
         return kernels.shift_decode(codes, self._table, bits, len(values), own[0], 1, own[1])
 
     def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
         matrix = _matrix(weights)
-        scaled = _scaled(matrix, _product(*self._scales, self.format.scaling))
-        codes = kernels.shift_encode(scaled, self._table, _element(self.format).bits)
+        known = {j: codes for j, (values, codes) in self._alone.items() if torch.equal(matrix[:, j, None], values)}
+        left = [column for column in range(matrix.shape[1]) if column not in known]
+        scale = _product(*self._scales, self.format.scaling)[:, left]
+        bits = _element(self.format).bits
+        codes = torch.empty(matrix.shape[1], column_bytes(len(matrix), bits), dtype=torch.uint8, device=matrix.device)
+        if left:
+            codes[left] = kernels.shift_encode(_scaled(matrix[:, left], scale), self._table, bits)
+        for column, found in known.items():
+            codes[column] = found[0]
         return QuantizedTensor(self.format, tuple(weights.shape), {"codes": codes, **self.parts})
 
 

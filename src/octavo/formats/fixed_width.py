@@ -2,8 +2,8 @@
 
 A scale is rounded as it is stored before it divides, so that the codes are the nearest for the scale that will be used.
 A weight that lies on the midpoint of two values takes the lower one (octavo.kernels.reference.codebook has the exact
-rule). Apart from the result, memory is a few times `WEIGHTS_AT_ONCE`, plus a copy of the tensor where outliers are
-removed, or up to `FIT_SAMPLE` values where a codebook is fitted.
+rule). Apart from the result, memory is a few times `WEIGHTS_AT_ONCE`, or up to `FIT_SAMPLE` values where a codebook is
+fitted.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo import kernels
-from octavo.formats import microscaling, outliers
+from octavo.formats import microscaling
 from octavo.formats.elements.element import Element
 from octavo.formats.importance import Importance
 from octavo.formats.microscaling import Microscaling
@@ -43,14 +43,12 @@ class FixedRounder:
         shape: rows and columns.
         parts: scales and codebook as they are stored.
         codebook: in units of the scale, float32.
-        outliers: flat positions of the weights that are stored apart, ascending; None if there are none.
     """
 
     format: Format
     shape: tuple[int, int]
     parts: Mapping[str, Tensor]
     codebook: Float32[Tensor, " levels"]
-    outliers: Int64[Tensor, " outliers"] | None = None
 
     @property
     def together(self) -> int:
@@ -60,36 +58,20 @@ class FixedRounder:
     def _scales(self) -> Float32[Tensor, "_ _"]:
         return used_scales(self.format.scaling, self.parts)
 
-    @cached_property
-    def _apart(self) -> Bool[Tensor, "rows columns"]:
-        """Which weights are stored apart."""
-        apart = torch.zeros(self.shape, dtype=torch.bool, device=self.codebook.device)
-        if self.outliers is not None:
-            apart.view(-1)[self.outliers] = True
-        return apart
-
     def round(self, columns: slice, values: Float32[Tensor, "rows run"]) -> Float32[Tensor, "rows run"]:
         run = self.format.scaling.run(self.shape[1])
         scales = self._scales[:, torch.arange(columns.start, columns.stop) // run]
-        rounded = self.codebook[kernels.quantize(values, scales, self.codebook, 1).long()] * scales
-        if self.outliers is None:
-            return rounded
-        return torch.where(self._apart[:, columns], values.to(torch.bfloat16).float(), rounded)
+        return self.codebook[kernels.quantize(values, scales, self.codebook, 1).long()] * scales
 
     def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
         matrix = _matrix(weights)
-        apart = {}
-        if self.outliers is not None:
-            apart["outlier_index"] = outliers.encode_index(self.outliers, matrix.numel())
-            apart["outlier_value"] = matrix.view(-1)[self.outliers].to(torch.bfloat16)
-            matrix = _without(matrix, self.outliers)
         run = self.format.scaling.run(matrix.shape[1])
         codes = kernels.quantize_pack(matrix, self._scales, self.codebook, run)
-        return QuantizedTensor(self.format, tuple(weights.shape), {"codes": codes, **self.parts, **apart})
+        return QuantizedTensor(self.format, tuple(weights.shape), {"codes": codes, **self.parts})
 
 
 def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance | None) -> Rounder:
-    """Scales, codebook and outliers of a tensor (see `Format.settle`).
+    """Scales and codebook of a tensor (see `Format.settle`).
 
     Raises:
         FormatError: a weight is NaN or infinite, or the importance has another shape.
@@ -100,23 +82,10 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
     if isinstance(element, Microscaling):
         return microscaling.settle(format, matrix)
     assert isinstance(element, Element)
-    where = None
-    count = outliers.outlier_count(format.outliers, matrix.numel())
-    if count:
-        block_statistic(matrix, Scaling("channel", "absmax", "fp32"))  # refuses NaN before it is taken for large
-        where = outliers.largest(matrix, count, importance)
-        matrix = _without(matrix, where)
     parts, codebook = scales_and_codebook(element, format.scaling, matrix, importance)
     if element.stored:
         parts["codebook"] = codebook
-    return FixedRounder(format, (matrix.shape[0], matrix.shape[1]), parts, codebook, where)
-
-
-def _without(matrix: Float[Tensor, "rows columns"], where: Int64[Tensor, " outliers"]) -> Tensor:
-    """A copy with zeros at flat positions."""
-    left = matrix.clone()
-    left.view(-1)[where] = 0
-    return left
+    return FixedRounder(format, (matrix.shape[0], matrix.shape[1]), parts, codebook)
 
 
 def _matrix(weights: Float[Tensor, "..."]) -> Float[Tensor, "rows columns"]:
@@ -141,12 +110,7 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     else:
         codebook = element.codebook(format.scaling.base, format.scaling.block).to(scales.device)
     run = format.scaling.run(columns)
-    values = kernels.unpack_dequantize(parts["codes"], scales, codebook, run, rows, columns)
-    count = outliers.outlier_count(format.outliers, quantized.numel)
-    if count:
-        where = outliers.decode_index(parts["outlier_index"], count, quantized.numel)
-        values.view(-1)[where] = parts["outlier_value"].float()
-    return values.view(quantized.shape)
+    return kernels.unpack_dequantize(parts["codes"], scales, codebook, run, rows, columns).view(quantized.shape)
 
 
 def scales_and_codebook(

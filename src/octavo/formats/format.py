@@ -14,7 +14,7 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from octavo.base.errors import FormatError
-from octavo.formats import column_groups, fixed_trellis, fixed_width
+from octavo.formats import column_groups, fixed_trellis, fixed_width, outlier_rounder
 from octavo.formats.column_groups import ColumnGroups
 from octavo.formats.elements.element import Element
 from octavo.formats.elements.grid import Grid
@@ -61,11 +61,10 @@ class Format:
         if isinstance(self.element, Grid):
             if self.code != "ans":
                 raise FormatError(f"{self.element} has no fixed width", f"write {self.element} ... ans")
-        elif isinstance(self.element, ColumnGroups | VectorElement) and (self.outliers or self.code != "fixed"):
-            kind = "groups of columns" if isinstance(self.element, ColumnGroups) else "lattices"
-            raise FormatError(f"{kind} have fixed width and no outliers", f"write {self.element} b64 search:s8")
-        elif isinstance(self.element, Trellis) and (self.outliers or self.code != "fixed"):
-            raise FormatError(f"{self.element} has fixed width and no outliers", f"write {self.element} {self.scaling}")
+            if self.outliers:
+                raise FormatError(f"{self.element} has no outliers", f"write {self.element} {self.scaling} ans")
+        elif isinstance(self.element, ColumnGroups | Trellis | VectorElement) and self.code != "fixed":
+            raise FormatError(f"{self.element} has fixed width", f"write {self.element} {self.scaling}")
         elif self.scaling.granularity == "separable":
             raise FormatError("separable steps belong to grids", "write grid(step=...) separable ans, or e.g. b64")
         elif isinstance(self.element, VectorElement):
@@ -128,6 +127,9 @@ class Format:
         if self.code != "fixed" or isinstance(self.element, Grid):
             raise FormatError(f"the size of {self} depends on the data", "quantize, and ask the result")
         rows, columns = matrix_shape(shape)
+        if self.outliers:
+            rest = replace(self, outliers=0.0).stored_bits(shape)
+            return rest + outlier_bits(self.outliers, rows * columns)
         if isinstance(self.element, ColumnGroups):
             return column_groups.stored_bits(self, rows, columns)
         if isinstance(self.element, Trellis):
@@ -139,8 +141,7 @@ class Format:
         # NVFP4's second level is the type's own; E8M0 has none.
         bits = 8 * packed_bytes(rows * columns, self.element.levels)
         bits += scale_rows * blocks * kind.bits + 32 * kind.second_level
-        bits += 32 * self.element.levels if self.element.stored else 0
-        return bits + outlier_bits(self.outliers, rows * columns)
+        return bits + (32 * self.element.levels if self.element.stored else 0)
 
     def bits(self, shape: tuple[int, ...]) -> float:
         """Exact bits per weight of a tensor of that shape; FormatError for entropy-coded formats."""
@@ -159,6 +160,8 @@ class Format:
         matrix_shape(tuple(weights.shape))
         if not weights.is_floating_point():
             raise FormatError(f"a tensor of {weights.dtype} has no weights to quantize", "exclude the tensor")
+        if self.outliers:
+            return outlier_rounder.settle(self, weights, importance)
         if self.code == "ans":
             from octavo.formats import entropy_coded
 
@@ -177,6 +180,8 @@ class Format:
 
     def dequantize(self, quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
         """The tensor that the parts stand for, float32."""
+        if self.outliers:
+            return outlier_rounder.dequantize(quantized)
         if self.code == "ans":
             from octavo.formats import entropy_coded
 

@@ -22,6 +22,10 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
     """Shape and dtype of every part of a tensor of that shape; a coded stream has the length -1, for it varies."""
     rows, columns = matrix_shape(shape)
     parts: dict[str, Header] = {}
+    if count := outlier_count(format.outliers, rows * columns):
+        index = outlier_bits(format.outliers, rows * columns) // 8 - 2 * count
+        parts["outlier_index"] = Header((index,), torch.uint8)
+        parts["outlier_value"] = Header((count,), torch.bfloat16)
     if isinstance(format.element, ColumnGroups):
         parts["group"] = Header((format.element.index_bytes(columns),), torch.uint8)
         for number, group, count in format.element.groups(format.scaling, columns):
@@ -29,7 +33,7 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
         return parts
     if isinstance(format.element, VectorElement):
         found = format.element.parts(format.scaling, rows, columns)
-        return {name: Header(shape, dtype) for name, (shape, dtype) in found.items()}
+        return parts | {name: Header(shape, dtype) for name, (shape, dtype) in found.items()}
     if format.code == "ans":
         parts["coded"] = Header((-1,), torch.uint8)
     if format.levels is None:
@@ -44,11 +48,6 @@ def expected_parts(format: Format, shape: tuple[int, ...]) -> dict[str, Header]:
         parts["scale"] = Header((kind.second_level,), torch.float32)
     if not isinstance(format.element, Trellis) and format.element.stored:  # pyright: ignore[reportAttributeAccessIssue]
         parts["codebook"] = Header((format.levels,), torch.float32)
-    count = outlier_count(format.outliers, rows * columns)
-    if count:
-        index = outlier_bits(format.outliers, rows * columns) // 8 - 2 * count
-        parts["outlier_index"] = Header((index,), torch.uint8)
-        parts["outlier_value"] = Header((count,), torch.bfloat16)
     return parts
 
 

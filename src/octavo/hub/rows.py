@@ -9,6 +9,7 @@ from octavo.formats import fixed_trellis, grid_resident
 from octavo.formats.column_groups import ColumnGroups, assembled
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.lattice.element import VectorElement
+from octavo.formats.outlier_rounder import apart, rest_of
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
@@ -23,11 +24,12 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     therefore cut out in the smallest groups that start and end at whole packed groups: one row if its codes fill whole
     groups, else as many rows as a packed group has digits.
 
-    Returns None where rows cannot be cut out (outliers, whose positions run over the whole tensor; parts this function
-    does not know): the caller dequantizes everything.
+    Returns None where rows cannot be cut out (parts this function does not know): the caller dequantizes everything.
     """
     columns = quantized.shape[-1]
     rows = quantized.numel // columns
+    if quantized.format.outliers:
+        return _with_outliers(select_rows(rest_of(quantized), index), quantized, index)
     parts = dict(quantized.parts)
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, index))
@@ -69,6 +71,9 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
     """
     columns = quantized.shape[-1]
     rows = quantized.numel // columns
+    if quantized.format.outliers:
+        index = torch.arange(start, stop, device=next(iter(quantized.parts.values())).device)
+        return _with_outliers(slice_rows(rest_of(quantized), start, stop), quantized, index)
     parts = dict(quantized.parts)
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, slice(start, stop)))
@@ -89,6 +94,22 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
         parts["scales"] = parts["scales"][begin:end]
     matrix = QuantizedTensor(quantized.format, (end - begin, columns), parts).dequantize()
     return matrix[start - begin : stop - begin]
+
+
+def _with_outliers(rows: Tensor | None, quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
+    """Rows `index` of a tensor, from those of its rest."""
+    if rows is None:
+        return None
+    where, values = apart(quantized)
+    columns = quantized.shape[-1]
+    # The positions ascend: those of a row are a run of them.
+    first = torch.searchsorted(where, index * columns)
+    count = torch.searchsorted(where, (index + 1) * columns) - first
+    place = torch.arange(len(index), device=index.device).repeat_interleave(count)
+    nth = torch.arange(len(place), device=index.device) - (count.cumsum(0) - count)[place]
+    found = first[place] + nth
+    rows[place, where[found] % columns] = values[found]
+    return rows
 
 
 def _rows_a_group(columns: int, levels: int) -> int:

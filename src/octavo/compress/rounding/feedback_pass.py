@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 from torch import Tensor
 
 from octavo.base.errors import about
+from octavo.calibrate.hessian import Outset
 from octavo.checkpoints import CheckpointWriter
 from octavo.compress.plan import Plan, PlanEntry
 from octavo.compress.planning import Subject
@@ -45,26 +48,30 @@ class FeedbackPass:
         """Write the tensors; the plan with the formats and sizes that they came to."""
         entries = {entry.name: entry for entry in self.plan.entries if entry.name in self.plan.fed_back}
         steering = self._steering(entries)
-        for name in entries:
-            if self.writer.done(name):
-                steering.took(name, 8 * self.writer.size(name))
+        one_at_a_time = Lock()
 
         def rounded(name: str, weights: Tensor, elimination: Elimination) -> Tensor:
             with about(name):
                 format, quantized = self._fitted(entries[name], weights, elimination, steering)
-            steering.took(name, quantized.stored_bits)
-            self.writer.write(name, quantized.parts, note=str(format))
+            with one_at_a_time:
+                steering.took(name, quantized.stored_bits)
+                self.writer.write(name, quantized.parts, note=str(format))
             return quantized.dequantize()
 
-        def done(name: str) -> Tensor | None:
-            if name not in entries or not self.writer.done(name):
-                return None
-            format = Format.parse(self.writer.note(name))
-            return QuantizedTensor(format, entries[name].shape, self.writer.read(name)).dequantize()
+        def begin(names: Sequence[str]) -> Outset:
+            last = steering.begin(names)
+            known = {}
+            for name in names:
+                if name in entries and self.writer.done(name):
+                    # Counted only now: steps are what they would be had nothing been interrupted.
+                    steering.took(name, 8 * self.writer.size(name))
+                    format = Format.parse(self.writer.note(name))
+                    known[name] = QuantizedTensor(format, entries[name].shape, self.writer.read(name)).dequantize()
+            return Outset(known, 1 if last else self.subject.jobs)
 
         conditional = {name: v for name, v in self.subject.sensitivity.conditional.items() if name in entries}
         known = replace(self.subject.sensitivity, conditional=conditional)
-        round_layers(source, known, device, self.subject.progress, rounded, done, self.stepwise)
+        round_layers(source, known, device, self.subject.progress, rounded, begin, self.stepwise)
         return replace(self.plan, entries=tuple(self._as_made(entry) for entry in self.plan.entries))
 
     def _steering(self, entries: dict[str, PlanEntry]) -> Steering:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo.base.progress import Progress
-from octavo.calibrate.hessian import Moments, layerwise
+from octavo.calibrate.hessian import Moments, Outset, layerwise
 from octavo.calibrate.naming import checkpoint_name
+from octavo.compress.planning import default_jobs
 from octavo.compress.rounding.damping import damping_for
 from octavo.compress.rounding.error_feedback import Elimination, eliminate, feed_back
 from octavo.compress.sensitivity import Sensitivity, with_model
@@ -41,7 +43,7 @@ def with_conditional_importance(source: str | Path, known: Sensitivity, device: 
             column = eliminate(moments.whole, damping[name]).conditional
             found[name] = Importance(known.importance[name].row, column)
 
-    _through_layers(source, known, device, progress, "measuring inputs", look)
+    _through_layers(source, known, device, progress, "measuring inputs", look, lambda names: Outset({}, default_jobs()))
     return replace(known, conditional=found, damping=damping)
 
 
@@ -51,7 +53,7 @@ def round_layers(
     device: str,
     progress: Progress,
     rounded: Rounded,
-    done: Callable[[str], Tensor | None],
+    begin: Callable[[Sequence[str]], Outset],
     stepwise: bool,
 ) -> None:
     """Round every matrix of a layer to which errors are fed back, and go on with what it became.
@@ -61,8 +63,8 @@ def round_layers(
         known: from `with_conditional_importance`.
         device: where the model runs.
         progress: told how far it is.
-        rounded: called for each tensor, by the checkpoint's name.
-        done: values of a tensor that is rounded already, else None.
+        rounded: called for each tensor, by the checkpoint's name, in several threads if `begin` says so.
+        begin: told the tensors of each layer before they are rounded, by the checkpoint's names.
         stepwise: see `layerwise`.
     """
 
@@ -71,7 +73,7 @@ def round_layers(
             return None
         return rounded(name, values, eliminate(moments.whole, known.damping[name]))
 
-    _through_layers(source, known, device, progress, "rounding layers", replaced, done, stepwise)
+    _through_layers(source, known, device, progress, "rounding layers", replaced, begin, stepwise)
 
 
 def quantize_with_feedback(
@@ -93,7 +95,7 @@ def _through_layers(
     progress: Progress,
     description: str,
     act: Callable[[str, Tensor, Moments], Tensor | None],
-    done: Callable[[str], Tensor | None] = lambda name: None,
+    begin: Callable[[Sequence[str]], Outset],
     stepwise: bool = False,
 ) -> None:
     sequences = known.sequences
@@ -103,21 +105,23 @@ def _through_layers(
         names = {name: checkpoint_name(model, name) for name in known.strengths}
         strengths = {name: known.strengths[name] for name, stored in names.items() if stored is not None}
         bar = iter(progress.track(range(len(strengths)), description, total=len(strengths)))
+        one_at_a_time = Lock()
 
         def replaced(name: str, values: Tensor, moments: Moments) -> Tensor | None:
-            next(bar, None)
+            with one_at_a_time:
+                next(bar, None)
             stored = names[name]
             assert stored is not None
             return act(stored, values.float().cpu(), replace(moments, sums=moments.sums.cpu()))
 
-        def known_already(name: str) -> Tensor | None:
-            stored = names[name]
-            values = None if stored is None else done(stored)
-            if values is not None:
+        def begun(here: Sequence[str]) -> Outset:
+            stored = {found: name for name in here if (found := names[name]) is not None}
+            outset = begin(list(stored))
+            for _ in outset.known:
                 next(bar, None)
-            return values
+            return replace(outset, known={stored[name]: values for name, values in outset.known.items()})
 
-        layerwise(model, sequences, strengths, replaced, done=known_already, stepwise=stepwise)
+        layerwise(model, sequences, strengths, replaced, begin=begun, stepwise=stepwise)
         for _ in bar:
             pass
 

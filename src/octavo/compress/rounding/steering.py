@@ -7,7 +7,7 @@ what is left of the budget is what the tensors still to come are going to take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 SLOPE = 0.9
@@ -34,6 +34,17 @@ class Steering:
     planned: Mapping[str, float]
     weights: Mapping[str, int]
     _taken: dict[str, float] = field(default_factory=dict)
+    _counted: Mapping[str, float] = field(default_factory=dict)
+
+    def begin(self, names: Iterable[str]) -> bool:
+        """Begin with some tensors, steps of which do not depend on each other's sizes and may be asked for at once.
+
+        Returns:
+            whether they are the last ones: then each depends on those before it.
+        """
+        last = self.planned.keys() <= self._taken.keys() | set(names)
+        self._counted = self._taken if last else dict(self._taken)
+        return last
 
     def took(self, name: str, bits: float) -> None:
         """Count a tensor."""
@@ -41,16 +52,16 @@ class Steering:
 
     def left(self, name: str) -> float | None:
         """What is left for a tensor if it is the last one, else None."""
-        if self.planned.keys() - self._taken.keys() - {name}:
+        if self.planned.keys() - self._counted.keys() - {name}:
             return None
-        return self.budget - sum(bits for other, bits in self._taken.items() if other != name)
+        return self.budget - sum(bits for other, bits in self._counted.items() if other != name)
 
     def octaves(self, name: str) -> float:
         """How far the step of a tensor should lie above the plan's, in octaves."""
-        coming = self.planned.keys() - self._taken.keys() | {name}
+        coming = self.planned.keys() - self._counted.keys() | {name}
         before = sum(bits for other, bits in self.planned.items() if other not in coming)
         prior = TRUST * sum(self.planned.values())
-        taken = sum(bits for other, bits in self._taken.items() if other not in coming)
+        taken = sum(bits for other, bits in self._counted.items() if other not in coming)
         expected = (taken + prior) / (before + prior) * sum(self.planned[other] for other in sorted(coming))
         missing = expected - (self.budget - taken)
         return min(FARTHEST, max(-FARTHEST, missing / (SLOPE * sum(self.weights[other] for other in coming))))

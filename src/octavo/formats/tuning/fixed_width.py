@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from octavo.formats import entropy_coded, fixed_width, outliers
+from octavo.formats import entropy_coded, fixed_width
 from octavo.formats.elements.element import Element
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.scaling import Scaling
@@ -59,11 +59,7 @@ class FixedWidthTunable:
                 scales = scales * deviations[name].exp()
         run = self._scaling.run(columns)
         spread = scales[:, :, None].expand(-1, -1, run).reshape(len(scales), -1)[:, :columns]
-        found = looked_up(table, codes) * spread
-        where, exact = self._apart
-        if not len(where):
-            return found
-        return found.flatten().index_copy(0, where, exact.to(found.dtype)).view(found.shape)
+        return looked_up(table, codes) * spread
 
     def stored(self, deviations: Deviations) -> QuantizedTensor:
         parts, kind = dict(self.quantized.parts), self._scaling.kind
@@ -104,13 +100,3 @@ class FixedWidthTunable:
         else:
             table = element.codebook(self._scaling.base, self._scaling.block)
         return codes.to(self.device), scales.to(self.device), table.to(self.device)
-
-    @cached_property
-    def _apart(self) -> tuple[Int64[Tensor, " outliers"], Float32[Tensor, " outliers"]]:
-        """Places and values of the weights that are stored apart."""
-        quantized = self.quantized
-        count = outliers.outlier_count(quantized.format.outliers, quantized.numel)
-        if not count:
-            return torch.empty(0, dtype=torch.int64), torch.empty(0)
-        where = outliers.decode_index(quantized.parts["outlier_index"], count, quantized.numel)
-        return where.to(self.device), quantized.parts["outlier_value"].float().to(self.device)

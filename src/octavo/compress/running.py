@@ -182,8 +182,9 @@ def compress(
     subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))
+    run = _Run(subject, source, out, request, device, preset.stepwise, tuning, start)
     for _ in range(4):
-        result = _carry_out(subject, made, out, request, start, source, device, preset.stepwise, tuning)
+        result = run.carry_out(made)
         if isinstance(result, CompressionResult):
             forget(out)
             forget_transformed(out)
@@ -212,74 +213,90 @@ def _checked(plan: Plan, selection: Selection) -> Plan:
     return plan
 
 
-def _carry_out(
-    subject: Subject,
-    plan: Plan,
-    out: Path,
-    request: str,
-    start: float,
-    source: str | Path,
-    device: str,
-    stepwise: bool,
-    tuner: Tuner | None,
-) -> CompressionResult | Plan:
-    """Write the model; a coarser plan instead where the file came out larger than its budget."""
-    checkpoint = subject.checkpoint
-    formats = {entry.name: Format.parse(entry.format) for entry in plan.entries}
-    if missing := sorted(plan.fed_back - subject.sensitivity.conditional.keys()):
-        raise BudgetError(
-            f"no errors can be fed back in {missing[0]}, whose inputs no text has shown",
-            "calibrate on a text, or write the rounding nearest into the plan",
-        )
-    key = f"{request} {hashlib.sha256(plan.to_json().encode()).hexdigest()}"
-    plain = replace(subject, sensitivity=replace(subject.sensitivity, conditional={}))
-    with CheckpointWriter(out, key, progress=subject.progress) as writer:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What carries out plans.
 
-        def quantize(name: str) -> tuple[str, dict[str, Tensor]]:
-            if writer.done(name):
-                return name, {}
-            tensor, importance = plain.read(name)
-            with about(name):
-                return name, dict(formats[name].quantize(tensor, importance).parts)
+    Attributes:
+        subject: the model and its sensitivity.
+        source: where the model is from.
+        out: the directory to make.
+        request: hash of everything that was asked for.
+        device: where the model runs for error feedback.
+        stepwise: see `octavo.calibrate.hessian.layerwise`.
+        tuner: fine-tunes at the end, if that was asked for.
+        start: when the run began, by the monotonic clock.
+    """
 
-        for name, parts in subject.map(quantize, "quantizing", [name for name in formats if name not in plan.fed_back]):
-            if parts:
-                writer.write(name, parts)
-        for name in checkpoint.names:
-            if name not in formats and not writer.done(name):
-                writer.write(name, {"": checkpoint.read(name)})
-        if plan.fed_back and not writer.finished:
-            budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
-            made = FeedbackPass(plan, writer, subject, budget, stepwise).run(source, device)
-            formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
-        else:
-            made = plan
-        tensors = {
-            name: {
-                "format": str(format),
-                "shape": list(subject.selection.shapes[name]),
-                "dtype": str(checkpoint.entry(name).dtype).removeprefix("torch."),
+    subject: Subject
+    source: str | Path
+    out: Path
+    request: str
+    device: str
+    stepwise: bool
+    tuner: Tuner | None
+    start: float
+
+    def carry_out(self, plan: Plan) -> CompressionResult | Plan:
+        """Write the model; a coarser plan instead where the file came out larger than its budget."""
+        subject, checkpoint, out = self.subject, self.subject.checkpoint, self.out
+        formats = {entry.name: Format.parse(entry.format) for entry in plan.entries}
+        if missing := sorted(plan.fed_back - subject.sensitivity.conditional.keys()):
+            raise BudgetError(
+                f"no errors can be fed back in {missing[0]}, whose inputs no text has shown",
+                "calibrate on a text, or write the rounding nearest into the plan",
+            )
+        key = f"{self.request} {hashlib.sha256(plan.to_json().encode()).hexdigest()}"
+        plain = replace(subject, sensitivity=replace(subject.sensitivity, conditional={}))
+        with CheckpointWriter(out, key, progress=subject.progress) as writer:
+
+            def quantize(name: str) -> tuple[str, dict[str, Tensor]]:
+                if writer.done(name):
+                    return name, {}
+                tensor, importance = plain.read(name)
+                with about(name):
+                    return name, dict(formats[name].quantize(tensor, importance).parts)
+
+            for name, parts in subject.map(
+                quantize, "quantizing", [name for name in formats if name not in plan.fed_back]
+            ):
+                if parts:
+                    writer.write(name, parts)
+            for name in checkpoint.names:
+                if name not in formats and not writer.done(name):
+                    writer.write(name, {"": checkpoint.read(name)})
+            if plan.fed_back and not writer.finished:
+                budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
+                made = FeedbackPass(plan, writer, subject, budget, self.stepwise).run(self.source, self.device)
+                formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
+            else:
+                made = plan
+            tensors = {
+                name: {
+                    "format": str(format),
+                    "shape": list(subject.selection.shapes[name]),
+                    "dtype": str(checkpoint.entry(name).dtype).removeprefix("torch."),
+                }
+                for name, format in formats.items()
             }
-            for name, format in formats.items()
-        }
-        # What else a source says about itself, such as how its layers' inputs are to be rounded, stays true.
-        quantization = {**(checkpoint.quantization or {}), "quant_method": "octavo", "version": VERSION}
-        quantization["tensors"] = tensors
-        excess = _excess(plan, writer, subject)
-        if excess > 0 and plan.step is not None:
-            return _coarser(plan, excess)
-        made = _with_memory(made, writer)
-        files = {"plan.json": made.to_json()}
-        if tuner is not None and not writer.finished:
-            files[TUNING] = tuner.run(writer, formats).to_json()
-        writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
-    result = _result(subject, made, out, start)
-    # Who tunes or not works on the same pieces, and a run killed at its very end may have been the other.
-    if (result.tuning is None) != (tuner is None):
-        raise OutputError(
-            f"{out} was finished {'without' if tuner else 'with'} tuning", "remove it or choose another OUT"
-        )
-    return result
+            # What else a source says about itself, such as how its layers' inputs are to be rounded, stays true.
+            quantization = {**(checkpoint.quantization or {}), "quant_method": "octavo", "version": VERSION}
+            quantization["tensors"] = tensors
+            excess = _excess(plan, writer, subject)
+            if excess > 0 and plan.step is not None:
+                return _coarser(plan, excess)
+            made = _with_memory(made, writer)
+            files = {"plan.json": made.to_json()}
+            if self.tuner is not None and not writer.finished:
+                files[TUNING] = self.tuner.run(writer, formats).to_json()
+            writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
+        result = _result(subject, made, out, self.start)
+        # Who tunes or not works on the same pieces, and a run killed at its very end may have been the other.
+        if (result.tuning is None) != (self.tuner is None):
+            raise OutputError(
+                f"{out} was finished {'without' if self.tuner else 'with'} tuning", "remove it or choose another OUT"
+            )
+        return result
 
 
 def _with_memory(plan: Plan, writer: CheckpointWriter) -> Plan:

@@ -8,6 +8,7 @@ Each peer is a function of (weight, importance of the columns or None) that runs
                     bits), and a tail is filled with zeros of no importance.
     bitsandbytes    quantize_4bit on the CPU, blocks of 64, with single and double quantized scales
     torchao         its primitives for asymmetric int4 in groups of 32, MXFP4 and NVFP4
+    hqq             its quantizer, asymmetric, scales and zeros found by half-quadratic splitting, float16 for groups of 64
 
     llama.cpp files llama_model_quantize on the whole model: the mixtures of types that its files have, without an
                     importance matrix. (Narrow models make its types with blocks of 256 fall back to wider ones.)
@@ -186,6 +187,15 @@ def torchao_nvfp4(weight: Tensor, column: Tensor | None) -> Dequantized:
     return _cut(found, weight), (4.5 * padded.numel() + 32) / weight.numel()
 
 
+def half_quadratic(bits: int, weight: Tensor, column: Tensor | None) -> Dequantized:
+    """hqq: codes for groups of 64 along the rows."""
+    from hqq.core.quantize import Quantizer
+
+    settings = {"group_size": 64, "axis": 1, "round_zero": bits == 4}
+    packed, meta = Quantizer.quantize(weight, nbits=bits, device="cpu", compute_dtype=torch.float16, **settings)
+    return Quantizer.dequantize(packed, meta).float().view(weight.shape), bits + 32 / 64
+
+
 FILES = ("Q4_K_M", "Q3_K_M", "Q2_K")
 """Mixtures of llama.cpp that are measured as whole files."""
 
@@ -235,6 +245,8 @@ def _peers() -> dict[str, Peer]:
         found.append(Peer(f"bitsandbytes {label}", "bitsandbytes", partial(bitsandbytes, kind, double), False))
     for label, function in (("int4 g32", torchao_int4), ("MXFP4", torchao_mxfp4), ("NVFP4", torchao_nvfp4)):
         found.append(Peer(f"torchao {label}", "torchao", function, False))
+    for bits in (4, 3, 2):
+        found.append(Peer(f"hqq int{bits} g64", "hqq", partial(half_quadratic, bits), False))
     return {peer.name: peer for peer in found}
 
 

@@ -148,12 +148,12 @@ class Bench:
         if section == "resident":
             for bits in (4.0, 3.0, 2.5):
                 yield f"octavo best, {bits} bits resident", partial(self.compressed, bits, "best", "memory")
-            for bits in (4.0, 3.0, 2.5, 5.5, 4.5, 3.4375, 2.625, 2.0):
+            for bits in (4.0, 3.0, 2.5):
                 yield f"octavo balanced, {bits} bits resident", partial(self.compressed, bits, "balanced", "memory")
         if section == "free":
             for bits in (5.5, 4.5, 4.0, 3.0, 2.0):
                 yield f"octavo fast, {bits} bits stored", partial(self.compressed, bits, "fast")
-            for bits in (5.5, 4.5, 4.125, 4.0, 3.4375, 2.625):
+            for bits in (5.5, 4.5, 4.125, 3.4375, 2.625):
                 yield f"octavo fast, {bits} bits resident", partial(self.compressed, bits, "fast", "memory")
         if section == "peers":
             for name, peer in PEERS.items():

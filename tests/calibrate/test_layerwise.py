@@ -112,25 +112,6 @@ def test_later_layers_see_what_earlier_ones_became(model: Any) -> None:
         assert torch.equal(seen, changed[name]) == (".layers.0." in name)
 
 
-def test_stepwise_later_matrices_of_a_layer_see_what_earlier_ones_became(model: Any) -> None:
-    def moments(stepwise: bool, factor: float) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-
-        def take(name: str, values: Tensor, seen: Moments) -> Tensor | None:
-            found[name] = seen.whole
-            return values * factor if "layers.1" in name and "v_proj" in name else None
-
-        layerwise(model, TOKENS, strengths(model), take, stepwise=stepwise)
-        return found
-
-    plain, stepped, together = moments(True, 1.0), moments(True, 2.0), moments(False, 2.0)
-    assert plain.keys() == stepped.keys() == together.keys()
-    for name, seen in plain.items():
-        after = "layers.1" in name and not any(part in name for part in ("q_proj", "k_proj", "v_proj"))
-        torch.testing.assert_close(together[name], seen)
-        assert torch.allclose(stepped[name], seen) != after
-
-
 def test_matrices_without_strengths_for_every_token_are_left_alone(model: Any) -> None:
     found: list[str] = []
     layerwise(model, TOKENS, strengths(model, size=7), lambda name, values, moments: found.append(name))

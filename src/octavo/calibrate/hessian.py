@@ -74,7 +74,6 @@ def layerwise(
     replace: Replacement,
     *,
     begin: Callable[[Sequence[str]], Outset] = lambda names: ALL_ANEW,
-    stepwise: bool = False,
 ) -> None:
     """Go through a model's layers, measuring H of every matrix in a layer, replacing it, and going on with the result.
 
@@ -87,8 +86,6 @@ def layerwise(
         strengths: by parameter name, the squared gradient of each token; matrices without one are left alone.
         replace: told each matrix, in a thread of its own if several are replaced at once.
         begin: told the matrices of each layer before anything else is done with them, in the order of replacement.
-        stepwise: also within a layer, measure matrices only after those before them were replaced (those that share
-            their inputs together), which runs each layer several times; otherwise all matrices of a layer at once.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in strengths}
     owners = {name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in weights}
@@ -100,26 +97,21 @@ def layerwise(
     def visit(layer: nn.Module, calls: Sequence[Call]) -> list[Any]:
         inside = {id(parameter) for parameter in layer.parameters()}
         here = {name: weight for name, weight in weights.items() if id(weight) in inside}
-        groups = _in_order(layer, calls[0], here) if stepwise and here else [here]
-        outset = begin([name for group in groups for name in group])
+        outset = begin(list(here))
         try:
-            # The rest of a layer must be measured as it was by the run that an interruption cut short.
-            if stepwise:
-                _put_all(outset.known, put)
-            for group in groups:
-                left = {name: weight for name, weight in group.items() if name not in outset.known}
-                moments = _measure(layer, calls, left, strengths)
+            left = {name: weight for name, weight in here.items() if name not in outset.known}
+            moments = _measure(layer, calls, left, strengths)
 
-                def replaced(name: str, moments: dict[str, Moments] = moments) -> Tensor | None:
-                    return replace(name, here[name].detach(), moments.pop(name))
+            def replaced(name: str) -> Tensor | None:
+                return replace(name, here[name].detach(), moments.pop(name))
 
-                names = [name for name in left if name in moments]
-                workers = max(1, min(outset.jobs, len(group)))
-                for name, values in zip(names, in_threads(replaced, names, workers), strict=True):
-                    if values is not None:
-                        put(name, values)
-            if not stepwise:
-                _put_all(outset.known, put)
+            names = [name for name in left if name in moments]
+            workers = max(1, min(outset.jobs, len(here)))
+            for name, values in zip(names, in_threads(replaced, names, workers), strict=True):
+                if values is not None:
+                    put(name, values)
+            for name, values in outset.known.items():
+                put(name, values)
             return [layer(*call.args, **call.kwargs) for call in calls]
         finally:
             for name, weight in here.items():
@@ -128,30 +120,6 @@ def layerwise(
 
     with torch.no_grad():
         in_lockstep(model, sequences, visit)
-
-
-def _put_all(known: Mapping[str, Tensor], put: Callable[[str, Tensor], None]) -> None:
-    for name, values in known.items():
-        put(name, values)
-
-
-def _in_order(layer: nn.Module, call: Call, weights: Mapping[str, nn.Parameter]) -> list[dict[str, nn.Parameter]]:
-    """The matrices of a layer in the order of use; those that share their inputs in one group."""
-    groups: list[dict[str, nn.Parameter]] = []
-    last: list[Tensor] = []
-
-    def note(use: Use) -> Tensor:
-        inputs = use.inputs()
-        if not last or inputs is not last[0]:
-            groups.append({})
-        # Held, so that no other tensor can come to lie where it did.
-        last[:] = [inputs]
-        groups[-1][use.name] = weights[use.name]
-        return use.outputs
-
-    with WeightUses(weights, note):
-        layer(*call.args, **call.kwargs)
-    return groups
 
 
 @dataclass(eq=False)

@@ -13,23 +13,19 @@ class Effort:
 
     Attributes:
         sensitivity: "fisher" calibrates on a text, "uniform" needs none.
-        states: of the trellis of water-filled grids; 1 rounds every weight by itself.
         feedback: whether rounding feeds errors back, layer by layer; needs a text.
-        stepwise: whether within a layer, too, inputs are measured after what comes before was rounded.
         text: how many times the usual number of calibration sequences is taken.
     """
 
     sensitivity: str
-    states: int
     feedback: bool
-    stepwise: bool
     text: int
 
 
 EFFORTS = {
-    "fast": Effort("uniform", states=64, feedback=False, stepwise=False, text=1),
-    "balanced": Effort("fisher", states=64, feedback=True, stepwise=False, text=1),
-    "best": Effort("fisher", states=64, feedback=True, stepwise=True, text=3),
+    "fast": Effort("uniform", feedback=False, text=1),
+    "balanced": Effort("fisher", feedback=True, text=1),
+    "best": Effort("fisher", feedback=True, text=3),
 }
 
 

@@ -33,6 +33,9 @@ from octavo.formats.grid_resident import grown_bits
 GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
 
+STATES = 64
+"""Of the trellis of water-filled grids."""
+
 TRELLIS_FROM = 1 << 17
 """Weights of a typical tensor from which on a trellis is worth the frequency tables of its second quantizer."""
 
@@ -52,7 +55,6 @@ class Subject:
         sensitivity: how much they matter.
         jobs: tensors worked on at once, as far as together they are no larger than the largest.
         progress: told how far it is.
-        states: of the trellis of water-filled grids.
     """
 
     checkpoint: Checkpoint
@@ -60,7 +62,6 @@ class Subject:
     sensitivity: Sensitivity
     jobs: int
     progress: Progress
-    states: int = 1
 
     @property
     def calibrated(self) -> bool:
@@ -178,7 +179,7 @@ def water_filled_plan(subject: Subject, budget: int) -> Plan:
         return Weighted(name, tensor.reshape(rows, columns).float().numpy(), separable_steps(importance, rows, columns))
 
     shapes = {name: selection.shapes[name] for name in selection.quantized}
-    states = subject.states if sum(map(prod, shapes.values())) >= TRELLIS_FROM * len(shapes) else 1
+    states = STATES if sum(map(prod, shapes.values())) >= TRELLIS_FROM * len(shapes) else 1
     left = budget - selection.kept_bits - header_bits(selection, 1)
     level = find_level(
         lambda work, description: subject.map(lambda name: work(weighted(name)), description),

@@ -93,7 +93,7 @@ def plan(
     known = remembered_sensitivity(
         source, checkpoint, None, kind, calibration, seed, device, progress, preset.feedback, preset.text
     )
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
     return _plan(subject, bits, bytes, format, budget_of)
 
 
@@ -179,10 +179,10 @@ def compress(
     known = remembered_sensitivity(
         source, checkpoint, out, kind, calibration, seed, device, progress, feedback, preset.text
     )
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, preset.states)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))
-    run = _Run(subject, source, out, request, device, preset.stepwise, tuning, start)
+    run = _Run(subject, source, out, request, device, tuning, start)
     for _ in range(4):
         result = run.carry_out(made)
         if isinstance(result, CompressionResult):
@@ -223,7 +223,6 @@ class _Run:
         out: the directory to make.
         request: hash of everything that was asked for.
         device: where the model runs for error feedback.
-        stepwise: see `octavo.calibrate.hessian.layerwise`.
         tuner: fine-tunes at the end, if that was asked for.
         start: when the run began, by the monotonic clock.
     """
@@ -233,7 +232,6 @@ class _Run:
     out: Path
     request: str
     device: str
-    stepwise: bool
     tuner: Tuner | None
     start: float
 
@@ -267,7 +265,7 @@ class _Run:
                     writer.write(name, {"": checkpoint.read(name)})
             if plan.fed_back and not writer.finished:
                 budget = None if plan.budget_of != "file" or plan.budget is None else _left(plan, writer, subject)
-                made = FeedbackPass(plan, writer, subject, budget, self.stepwise).run(self.source, self.device)
+                made = FeedbackPass(plan, writer, subject, budget).run(self.source, self.device)
                 formats |= {entry.name: Format.parse(entry.format) for entry in made.entries}
             else:
                 made = plan

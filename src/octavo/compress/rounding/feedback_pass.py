@@ -35,14 +35,12 @@ class FeedbackPass:
         writer: takes the tensors.
         subject: the model and its sensitivity.
         budget: bits that coded tensors may take in all; None where their steps are to be those of the plan.
-        stepwise: see `octavo.calibrate.hessian.layerwise`.
     """
 
     plan: Plan
     writer: CheckpointWriter
     subject: Subject
     budget: float | None
-    stepwise: bool
 
     def run(self, source: str | Path, device: str) -> Plan:
         """Write the tensors; the plan with the formats and sizes that they came to."""
@@ -71,7 +69,7 @@ class FeedbackPass:
 
         conditional = {name: v for name, v in self.subject.sensitivity.conditional.items() if name in entries}
         known = replace(self.subject.sensitivity, conditional=conditional)
-        round_layers(source, known, device, self.subject.progress, rounded, begin, self.stepwise)
+        round_layers(source, known, device, self.subject.progress, rounded, begin)
         return replace(self.plan, entries=tuple(self._as_made(entry) for entry in self.plan.entries))
 
     def _steering(self, entries: dict[str, PlanEntry]) -> Steering:

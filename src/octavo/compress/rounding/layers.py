@@ -54,7 +54,6 @@ def round_layers(
     progress: Progress,
     rounded: Rounded,
     begin: Callable[[Sequence[str]], Outset],
-    stepwise: bool,
 ) -> None:
     """Round every matrix of a layer to which errors are fed back, and go on with what it became.
 
@@ -65,7 +64,6 @@ def round_layers(
         progress: told how far it is.
         rounded: called for each tensor, by the checkpoint's name, in several threads if `begin` says so.
         begin: told the tensors of each layer before they are rounded, by the checkpoint's names.
-        stepwise: see `layerwise`.
     """
 
     def replaced(name: str, values: Tensor, moments: Moments) -> Tensor | None:
@@ -73,7 +71,7 @@ def round_layers(
             return None
         return rounded(name, values, eliminate(moments.whole, known.damping[name]))
 
-    _through_layers(source, known, device, progress, "rounding layers", replaced, begin, stepwise)
+    _through_layers(source, known, device, progress, "rounding layers", replaced, begin)
 
 
 def quantize_with_feedback(
@@ -96,7 +94,6 @@ def _through_layers(
     description: str,
     act: Callable[[str, Tensor, Moments], Tensor | None],
     begin: Callable[[Sequence[str]], Outset],
-    stepwise: bool = False,
 ) -> None:
     sequences = known.sequences
     assert sequences is not None
@@ -121,7 +118,7 @@ def _through_layers(
                 next(bar, None)
             return replace(outset, known={stored[name]: values for name, values in outset.known.items()})
 
-        layerwise(model, sequences, strengths, replaced, begin=begun, stepwise=stepwise)
+        layerwise(model, sequences, strengths, replaced, begin=begun)
         for _ in bar:
             pass
 

@@ -25,7 +25,7 @@ PartShape = tuple[tuple[int, ...], torch.dtype]
 
 
 class VectorElement(ABC):
-    """An element of whole vectors. It takes part in scaling as any other, and has no outliers and no entropy code."""
+    """An element of whole vectors. It takes part in scaling and outliers as any other, and has no entropy code."""
 
     @property
     @abstractmethod

@@ -1,0 +1,164 @@
+"""A small engine whose every token is a hash of the seed and of all tokens before it.
+
+A token that is lost, repeated, or put into another sequence changes all that follow, so equal texts mean that nothing
+was. It is used from one thread, or it says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from octavo.base.errors import ModelError
+from octavo.serve.protocols import Emitted, Sampling
+
+VOCABULARY = 1000
+
+
+@dataclass
+class Slot:
+    sampling: Sampling
+    left: int
+    stop_tokens: frozenset[int]
+    state: bytes
+
+
+@dataclass
+class HashEngine:
+    """Slots with a chain of hashes each.
+
+    Attributes:
+        slots: how many.
+        context: tokens of a prompt and its answer.
+        delay: seconds that a step takes.
+        gate: steps wait while it is not set.
+        failure: raised by the next step.
+    """
+
+    slots: int = 4
+    context: int = 4096
+    delay: float = 0.0
+    gate: threading.Event = field(default_factory=threading.Event)
+    failure: Exception | None = None
+    steps: int = 0
+    released: int = 0
+
+    def __post_init__(self) -> None:
+        self.active: dict[int, Slot] = {}
+        self._owner: int | None = None
+        self.gate.set()
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.active)
+
+    def admit(
+        self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int]
+    ) -> int:
+        self._check_thread()
+        if not self.free:
+            raise RuntimeError("no free slot")
+        if not prompt or not all(0 <= token < VOCABULARY for token in prompt):
+            raise ModelError("the prompt has tokens that the model does not know", "give others")
+        if len(prompt) + max_new_tokens > self.context:
+            raise ModelError("the prompt is too long", "shorten it")
+        slot = min(set(range(self.slots)) - self.active.keys())
+        # Greedy answers do not depend on the seed.
+        seed = sampling.seed if sampling.temperature > 0 else "greedy"
+        state = hashlib.blake2b(f"{seed} {list(prompt)}".encode()).digest()
+        self.active[slot] = Slot(sampling, max_new_tokens, stop_tokens, state)
+        return slot
+
+    def step(self) -> list[Emitted]:
+        self._check_thread()
+        self.gate.wait(30)
+        time.sleep(self.delay)
+        self.steps += 1
+        if self.failure is not None:
+            raise self.failure
+        emitted = []
+        for number, slot in list(self.active.items()):
+            token = int.from_bytes(slot.state[:4], "little") % VOCABULARY
+            slot.state = hashlib.blake2b(slot.state + token.to_bytes(4, "little")).digest()
+            slot.left -= 1
+            finish = "stop" if token in slot.stop_tokens else "length" if slot.left == 0 else None
+            if finish:
+                del self.active[number]
+            emitted.append(Emitted(number, token, finish))
+        # The order of slots is the engine's own business.
+        return emitted[::-1] if self.steps % 2 else emitted
+
+    def release(self, slot: int) -> None:
+        self._check_thread()
+        self.released += 1
+        del self.active[slot]
+
+    def _check_thread(self) -> None:
+        self._owner = self._owner or threading.get_ident()
+        if self._owner != threading.get_ident():
+            raise AssertionError("the engine is used from two threads")
+
+
+def answer_of(
+    prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int] = frozenset()
+) -> list[int]:
+    """What an engine with nothing else to do makes of a prompt; a stop token is not part of it."""
+    engine = HashEngine(slots=1)
+    engine.admit(prompt, sampling, max_new_tokens, stop_tokens)
+    made = []
+    while engine.active:
+        (emitted,) = engine.step()
+        if emitted.finish != "stop":
+            made.append(emitted.token)
+    return made
+
+
+class NumberTokenizer:
+    """Reads letters as their codes, and writes tokens as numbers with a space after each."""
+
+    bos_token_id = 1
+    chat_template = "roles and contents"
+
+    @dataclass
+    class Encoding:
+        input_ids: list[int]
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        return self.Encoding([ord(letter) % VOCABULARY for letter in text])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(f"{token} " for token in tokens)
+
+    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        if messages[0]["role"] == "assistant":
+            raise TemplateError("conversations begin with the user")
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+
+
+class NumberText:
+    """The text of tokens of `NumberTokenizer`, with stop strings."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stopped = False
+        self._stops = stops
+        self._held = ""
+
+    def feed(self, token: int) -> str:
+        if self.stopped:
+            raise AssertionError("a stream that has stopped is fed")
+        self._held += f"{token} "
+        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return self._held[: min(found)]
+        keep = max((len(stop) - 1 for stop in self._stops), default=0)
+        sure, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return sure
+
+    def finish(self) -> str:
+        return self._held

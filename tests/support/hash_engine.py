@@ -75,7 +75,8 @@ class HashEngine:
     def step(self) -> list[Emitted]:
         self._check_thread()
         self.gate.wait(30)
-        time.sleep(self.delay)
+        if self.delay:
+            time.sleep(self.delay)
         self.steps += 1
         if self.failure is not None:
             raise self.failure
@@ -106,7 +107,7 @@ def answer_of(
     prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int] = frozenset()
 ) -> list[int]:
     """What an engine with nothing else to do makes of a prompt; a stop token is not part of it."""
-    engine = HashEngine(slots=1)
+    engine = HashEngine(slots=1, context=len(prompt) + max_new_tokens)
     engine.admit(prompt, sampling, max_new_tokens, stop_tokens)
     made = []
     while engine.active:

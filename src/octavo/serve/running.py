@@ -67,6 +67,13 @@ class Server(uvicorn.Server):
         if self.started:
             self._tell_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # A client that does not read what is left for it would keep its connection open.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but the signal has done its work with the shutdown and is not raised once more."""

@@ -11,7 +11,7 @@ from hash_engine import HashEngine, NumberTokenizer, answer_of
 from hash_server import NAME, STOP, Running
 
 from octavo.serve.application import Limits
-from octavo.serve.protocols import Sampling
+from octavo.decoding.sampling import Sampling
 
 TOKENIZER = NumberTokenizer()
 Start = Callable[..., Running]

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from hash_engine import HashEngine, NumberText, NumberTokenizer, answer_of
+from hash_engine import HashEngine, NumberTokenizer, answer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.base.errors import ModelError
 from octavo.serve.metrics import Metrics
-from octavo.serve.protocols import Sampling
+from octavo.decoding.sampling import Sampling
+from octavo.decoding.text import TextStream
 from octavo.serve.scheduler import (
     EngineStoppedError,
     Event,
@@ -78,7 +79,7 @@ def start() -> Iterator[Start]:
 
 def ask(scheduler: Scheduler, job: Job, stops: tuple[str, ...] = ()) -> Reader:
     reader = Reader()
-    reader.stream = scheduler.submit(job, NumberText(stops), reader.events.put)
+    reader.stream = scheduler.submit(job, TextStream(NumberTokenizer(), stops), reader.events.put)
     return reader
 
 
@@ -131,7 +132,7 @@ def test_requests_are_served_in_the_order_they_came(start: Start) -> None:
                 order.append(number)
                 done.release()
 
-        scheduler.submit(job(tokens=2), NumberText(()), receive)
+        scheduler.submit(job(tokens=2), TextStream(NumberTokenizer()), receive)
     engine.gate.set()
     assert all(done.acquire(timeout=SECONDS) for _ in range(5))
     assert order == [0, 1, 2, 3, 4]

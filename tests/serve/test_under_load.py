@@ -18,7 +18,7 @@ from hash_engine import HashEngine, NumberTokenizer, answer_of
 from hash_server import NAME, Running
 
 from octavo.serve.application import Limits
-from octavo.serve.protocols import Sampling
+from octavo.decoding.sampling import Sampling
 
 Start = Callable[..., Running]
 

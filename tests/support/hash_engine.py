@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from octavo.base.errors import ModelError
-from octavo.serve.protocols import Emitted, Sampling
+from octavo.base.errors import CapacityError, ModelError
+from octavo.decoding.engine import Emitted
+from octavo.decoding.sampling import Sampling
 
 VOCABULARY = 1000
 
@@ -60,7 +61,7 @@ class HashEngine:
     ) -> int:
         self._check_thread()
         if not self.free:
-            raise RuntimeError("no free slot")
+            raise CapacityError("no slot is free", "wait")
         if not prompt or not all(0 <= token < VOCABULARY for token in prompt):
             raise ModelError("the prompt has tokens that the model does not know", "give others")
         if len(prompt) + max_new_tokens > self.context:
@@ -130,8 +131,8 @@ class NumberTokenizer:
     def __call__(self, text: str, add_special_tokens: bool = True) -> Encoding:
         return self.Encoding([ord(letter) % VOCABULARY for letter in text])
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(f"{token} " for token in tokens)
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(f"{token} " for token in token_ids)
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
@@ -139,27 +140,3 @@ class NumberTokenizer:
         if messages[0]["role"] == "assistant":
             raise TemplateError("conversations begin with the user")
         return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
-
-
-class NumberText:
-    """The text of tokens of `NumberTokenizer`, with stop strings."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.stopped = False
-        self._stops = stops
-        self._held = ""
-
-    def feed(self, token: int) -> str:
-        if self.stopped:
-            raise AssertionError("a stream that has stopped is fed")
-        self._held += f"{token} "
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            return self._held[: min(found)]
-        keep = max((len(stop) - 1 for stop in self._stops), default=0)
-        sure, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return sure
-
-    def finish(self) -> str:
-        return self._held

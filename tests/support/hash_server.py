@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import openai
-from hash_engine import HashEngine, NumberText, NumberTokenizer
+from hash_engine import HashEngine, NumberTokenizer
 
 from octavo.serve.application import Limits, create_application
+from octavo.serve.opening import ServedModel
 from octavo.serve.running import Server, address_of, bind
-from octavo.serve.service import ServedModel
 
 NAME = "hashes"
 STOP = 7
@@ -38,7 +38,7 @@ def running(
     engine: HashEngine, limits: Limits, stop_tokens: frozenset[int] = frozenset({STOP})
 ) -> Iterator[Running]:
     """A server in a thread, for as long as the context lasts."""
-    model = ServedModel(NAME, NumberTokenizer(), engine, engine.context, stop_tokens, NumberText)
+    model = ServedModel(NAME, NumberTokenizer(), engine, engine.context, stop_tokens)
     started = threading.Event()
     server = Server(create_application(model, limits), started.set, grace=5)
     bound = bind("127.0.0.1", 0)

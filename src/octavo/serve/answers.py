@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from octavo.decoding.text import TextStream
 from octavo.serve.errors import CLIENT_LEFT, ApiError
-from octavo.serve.protocols import TextStream
 from octavo.serve.replies import Usage
 from octavo.serve.scheduler import Event, Failure, Job, Piece, Receiver, Scheduler
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from octavo.base.errors import OctavoError
 from octavo.serve.errors import answer_errors
 from octavo.serve.gates import BodyLimit, Counting, KeyCheck
 from octavo.serve.metrics import Metrics
+from octavo.serve.opening import ServedModel
 from octavo.serve.routes import router
-from octavo.serve.service import ServedModel, Service
+from octavo.serve.service import Service
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Limits:
         queue: requests that may wait when every slot is taken; more get 429.
         max_body: bytes of a request's body; more get 413.
         api_key: what clients must send; None lets in everyone who reaches the server.
+
+    Raises:
+        OctavoError: the key is empty.
     """
 
     queue: int = 64
     max_body: int = 1 << 20
     api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.api_key == "":
+            raise OctavoError("the API key is empty", "give one, or leave out --api-key")
 
 
 def create_application(model: ServedModel, limits: Limits) -> FastAPI:

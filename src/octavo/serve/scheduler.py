@@ -13,10 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from octavo.base.errors import OctavoError
+from octavo.decoding.engine import Emitted
+from octavo.decoding.sampling import Sampling
+from octavo.decoding.text import TextStream
 from octavo.serve.metrics import Metrics
-from octavo.serve.protocols import Emitted, Engine, Finish, Sampling, TextStream
+from octavo.serve.stepping import SteppingEngine
+
+Finish = Literal["stop", "length"]
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +102,7 @@ class Scheduler:
         metrics: where tokens, endings and times are counted.
     """
 
-    def __init__(self, engine: Engine, queue: int, post: Post, metrics: Metrics) -> None:
+    def __init__(self, engine: SteppingEngine, queue: int, post: Post, metrics: Metrics) -> None:
         self._engine = engine
         self._limit = engine.free + queue
         self._post = post
@@ -234,9 +240,8 @@ class Scheduler:
 def _piece(stream: Stream, emitted: Emitted) -> Piece:
     """What a new token adds to a stream's text."""
     stream.tokens += 1
-    text = "" if emitted.finish == "stop" else stream.text.feed(emitted.token)
-    if stream.text.stopped:
-        return Piece(text, stream.tokens, "stop")
+    # A stop token is no part of the text.
+    text = "" if emitted.finish == "stop" else stream.text.push(emitted.token)
     if emitted.finish is not None:
         text += stream.text.finish()
-    return Piece(text, stream.tokens, emitted.finish)
+    return Piece(text, stream.tokens, "stop" if stream.text.stopped else emitted.finish)

@@ -5,43 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
+from octavo.decoding.sampling import Sampling
+from octavo.decoding.text import TextStream
 from octavo.serve.answers import Answer, post_to
 from octavo.serve.errors import ApiError
 from octavo.serve.metrics import Metrics
+from octavo.serve.opening import ServedModel
 from octavo.serve.prompts import conversation_tokens, text_tokens
-from octavo.serve.protocols import Engine, Sampling, TextStream
 from octavo.serve.scheduler import Job, Scheduler
 from octavo.serve.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
 # Of /v1/completions, as OpenAI has it; a chat may take what is left of the context.
 COMPLETION_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model that is ready to answer.
-
-    Attributes:
-        name: what requests call it.
-        tokenizer: its tokenizer.
-        engine: its engine, all slots free.
-        context: tokens that a prompt and its answer may have together.
-        stop_tokens: tokens that end an answer.
-        read: begins the text of an answer, given its stop strings.
-    """
-
-    name: str
-    tokenizer: Any
-    engine: Engine
-    context: int
-    stop_tokens: frozenset[int]
-    read: Callable[[Sequence[str]], TextStream]
 
 
 class Service:
@@ -88,7 +66,7 @@ class Service:
         prompt = await self._tokens(request)
         default = COMPLETION_TOKENS if isinstance(request, CompletionRequest) else None
         job = Job(tuple(prompt), _sampling(request), self._room(request, len(prompt), default), self.model.stop_tokens)
-        return Answer(self._scheduler, job, self.model.read(request.stop))
+        return Answer(self._scheduler, job, TextStream(self.model.tokenizer, request.stop))
 
     async def _tokens(self, request: CompletionRequest | ChatRequest) -> list[int]:
         if isinstance(request, ChatRequest):

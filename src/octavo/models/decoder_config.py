@@ -13,7 +13,8 @@ from octavo.layers.rotary import LinearScaling, Llama3Scaling, Rotary, Scaling, 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """The `model_type` of what the decoder computes; SmolLM2 calls itself llama."""
 
-_ORIGINAL = "load the model with octavo.models.load_language_model, which runs what transformers knows"
+ORIGINAL = "load the model with octavo.models.load_language_model, which runs what transformers knows"
+"""What else to do with a model that is refused."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class DecoderConfig:
         """
         family = config.get("model_type")
         if family not in FAMILIES:
-            raise ModelError(f"the decoder knows {', '.join(FAMILIES)}, and this model is {family!r}", _ORIGINAL)
+            raise ModelError(f"the decoder knows {', '.join(FAMILIES)}, and this model is {family!r}", ORIGINAL)
         if config.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise ModelError(f"the decoder computes silu, and this model {config['hidden_act']!r}", _ORIGINAL)
+            raise ModelError(f"the decoder computes silu, and this model {config['hidden_act']!r}", ORIGINAL)
         hidden, heads, layers = (
             _size(config, key) for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
         )
@@ -142,7 +143,7 @@ def _rotary(config: Mapping[str, Any], width: int, context: int) -> Rotary:
     values.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
     partial = values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
-        raise ModelError(f"the decoder turns all channels, and this model {partial} of them", _ORIGINAL)
+        raise ModelError(f"the decoder turns all channels, and this model {partial} of them", ORIGINAL)
     kind = values.get("rope_type", values.get("type", "default"))
     original = config.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
     original = _size({"original_max_position_embeddings": original}, "original_max_position_embeddings", context)
@@ -155,7 +156,7 @@ def _rotary(config: Mapping[str, Any], width: int, context: int) -> Rotary:
     elif kind == "yarn":
         scaling = _yarn(values, context, original)
     elif kind != "default":
-        raise ModelError(f"the decoder does not know the rotary scaling {kind!r}", _ORIGINAL)
+        raise ModelError(f"the decoder does not know the rotary scaling {kind!r}", ORIGINAL)
     return Rotary(width, _number(values, "rope_theta"), scaling)
 
 

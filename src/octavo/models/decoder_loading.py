@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from octavo.base.errors import CheckpointError
+from octavo.base.errors import CheckpointError, ModelError
 from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.linear import Linear, Weight, stacked
 from octavo.models.decoder import Decoder, Layer
-from octavo.models.decoder_config import DecoderConfig
+from octavo.models.decoder_config import ORIGINAL, DecoderConfig
 from octavo.models.decoder_names import from_huggingface, to_huggingface
 
 
@@ -24,6 +24,9 @@ class Weights(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def activations(self) -> dict[str, Any] | None: ...
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
@@ -44,10 +47,12 @@ def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: t
         device: where to.
 
     Raises:
-        ModelError: another architecture, or sizes that make no sense.
+        ModelError: another architecture, sizes that make no sense, or layers that round or transform their inputs.
         CheckpointError: a tensor is missing, unknown, damaged or of another shape than config.json says.
     """
     config = DecoderConfig.from_huggingface(weights.config)
+    if weights.activations is not None:
+        raise ModelError("the decoder takes the inputs of layers as they are, and this model does not", ORIGINAL)
     reader = _Reader(weights, dtype, torch.device(device))
     hidden, inner, vocabulary = config.hidden, config.inner, config.vocabulary
     channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width

@@ -106,7 +106,8 @@ def by_reference(given: dict[str, Any]) -> torch.Tensor:
 @BUILT
 @BOTH
 @pytest.mark.parametrize(
-    ("width", "share", "norms", "window"), [(12, 1, False, None), (64, 3, True, 20), (16, 2, True, 1), (80, 1, False, 33)]
+    ("width", "share", "norms", "window"),
+    [(12, 1, False, None), (64, 3, True, 20), (16, 2, True, 1), (80, 1, False, 33)],
 )
 def test_attention_agrees(
     width: int, share: int, norms: bool, window: int | None, portable: bool, generator: torch.Generator

@@ -11,7 +11,9 @@ from octavo.base.errors import FormatError
 from octavo.kernels import cpu
 
 
-def add_norm(residual: Tensor, delta: Tensor, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False) -> Any:
+def add_norm(
+    residual: Tensor, delta: Tensor, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
+) -> Any:
     return _made("AddNorm", residual, delta, weight, epsilon, out, portable)
 
 
@@ -47,4 +49,6 @@ def _made(name: str, *arguments: Any) -> Any:
     try:
         return getattr(cpu._extension(), name)(*arguments)
     except (ValueError, TypeError) as error:
-        raise FormatError(f"{name}: {str(error).splitlines()[0]}", "pass contiguous float32 tensors of matching sizes") from None
+        raise FormatError(
+            f"{name}: {str(error).splitlines()[0]}", "pass contiguous float32 tensors of matching sizes"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class StoredModel:
     entries: dict[str, dict[str, Any]]
     parts: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+        return self.checkpoint.config
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name in self.entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Pieces:
 
 def streamed(data: bytes, cuts: list[int], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
     places = [0, *sorted({cut % (len(data) + 1) for cut in cuts} - {0, len(data)}), len(data)]
-    pieces = [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    pieces = [data[begin:end] for begin, end in itertools.pairwise(places)]
     stream = TextStream(Pieces(pieces), stop)
     return [*(stream.push(token) for token in range(len(pieces))), stream.finish()], stream.stopped
 

@@ -70,7 +70,7 @@ def test_names_go_back_and_forth(name: str) -> None:
 
 
 def test_every_tensor_has_its_own_name(pair: tuple[Any, Decoder]) -> None:
-    theirs = [name for name in pair[0].state_dict()]
+    theirs = list(pair[0].state_dict())
     ours = [from_huggingface(name) for name in theirs]
     assert [to_huggingface(name) for name in ours if name is not None] == theirs
 

@@ -88,7 +88,12 @@ def open_stored(source: str | Path) -> StoredModel:
     Raises:
         CheckpointError: it cannot be read, or another tool has quantized it.
     """
-    checkpoint = open_checkpoint(source)
+    return stored_model(open_checkpoint(source))
+
+
+def stored_model(checkpoint: Checkpoint) -> StoredModel:
+    """An open checkpoint by the names of its tensors; see `open_stored`."""
+    source = checkpoint.source
     config = checkpoint.quantization or {}
     if config and config.get("quant_method") != QUANT_METHOD:
         raise CheckpointError(

@@ -151,8 +151,8 @@ def _rotary(config: Mapping[str, Any], width: int, context: int) -> Rotary:
     if kind == "linear":
         scaling = LinearScaling(_number(values, "factor"))
     elif kind == "llama3":
-        factors = (_number(values, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-        scaling = Llama3Scaling(*factors, original)
+        low, high = _number(values, "low_freq_factor"), _number(values, "high_freq_factor")
+        scaling = Llama3Scaling(_number(values, "factor"), low, high, original)
     elif kind == "yarn":
         scaling = _yarn(values, context, original)
     elif kind != "default":

@@ -128,10 +128,10 @@ class NumberTokenizer:
     class Encoding:
         input_ids: list[int]
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> Encoding:
+    def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> Encoding:
         return self.Encoding([ord(letter) % VOCABULARY for letter in text])
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    def decode(self, token_ids: Sequence[int], **_: bool) -> str:
         return "".join(f"{token} " for token in token_ids)
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:

@@ -40,7 +40,6 @@ def chat(
         int | None,
         typer.Option(min=2, help="Tokens of the conversation. Default: 4096, or as many as the model can."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
 ) -> None:
     """Talk to a model. /reset begins anew, /exit leaves, Ctrl-C stops an answer and keeps the conversation.
 
@@ -51,7 +50,7 @@ def chat(
     from octavo.serve.opening import open_model
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(open_model(model, 1, context, device=device), sampling, tokens, system)
+    conversation = Conversation(open_model(model, 1, context), sampling, tokens, system)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         typer.echo(f"{model}: {COMMANDS}", err=True)

@@ -29,7 +29,6 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="OCTAVO_API_KEY", help="What clients must send. Default: nothing.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
 ) -> None:
     """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics.
 
@@ -44,7 +43,7 @@ def serve(
 
     limits = Limits(queue, parse_size(max_body), api_key)
     bound = bind(host, port)
-    served = open_model(model, slots, context, name=name, device=device)
+    served = open_model(model, slots, context, name)
 
     def started() -> None:
         typer.echo(

@@ -14,7 +14,7 @@ def text_tokens(tokenizer: Any, text: str) -> list[int]:
     Raises:
         ModelError: the text is empty, and this tokenizer begins texts with nothing.
     """
-    tokens = list(tokenizer(text).input_ids)
+    tokens = list(tokenizer(text, verbose=False).input_ids)
     if not tokens and tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id]
     if not tokens:
@@ -41,4 +41,4 @@ def conversation_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> l
     except TemplateError as error:
         raise ModelError(f"the model's chat template refuses these messages ({error})", "change their roles") from error
     # The template has placed the special tokens itself.
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)

@@ -10,8 +10,8 @@ import pytest
 from hash_engine import HashEngine, NumberTokenizer, answer_of
 from hash_server import NAME, STOP, Running
 
-from octavo.serve.application import Limits
 from octavo.decoding.sampling import Sampling
+from octavo.serve.application import Limits
 
 TOKENIZER = NumberTokenizer()
 Start = Callable[..., Running]

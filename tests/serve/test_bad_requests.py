@@ -101,7 +101,7 @@ def test_what_a_chat_cannot_be(one: Running, changes: dict[str, Any], param: str
 @pytest.fixture(scope="module")
 def one() -> Any:
     """A server that all tests of bad requests share, and that serves as if nothing had been at the end."""
-    
+
     with running(HashEngine(context=100), Limits(max_body=5000)) as server:
         yield server
         assert server.client().completions.create(**COMPLETION).choices[0].finish_reason == "length"
@@ -134,7 +134,7 @@ def test_a_body_must_say_that_it_is_json(one: Running) -> None:
 
 def test_prompts_that_are_too_long(one: Running) -> None:
     client = one.client()
-    with pytest.raises(openai.BadRequestError, match="the prompt has 101 tokens, .* context is 100") as raised:
+    with pytest.raises(openai.BadRequestError, match=r"the prompt has 101 tokens, .* context is 100") as raised:
         client.completions.create(model=NAME, prompt="a" * 101)
     assert raised.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="60 tokens of prompt and 41 of answer") as raised:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.base.errors import ModelError
-from octavo.serve.metrics import Metrics
 from octavo.decoding.sampling import Sampling
 from octavo.decoding.text import TextStream
+from octavo.serve.metrics import Metrics
 from octavo.serve.scheduler import (
     EngineStoppedError,
     Event,

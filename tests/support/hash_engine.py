@@ -56,9 +56,7 @@ class HashEngine:
     def free(self) -> int:
         return self.slots - len(self.active)
 
-    def admit(
-        self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int]
-    ) -> int:
+    def admit(self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int]) -> int:
         self._check_thread()
         if not self.free:
             raise CapacityError("no slot is free", "wait")

@@ -34,9 +34,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(
-    engine: HashEngine, limits: Limits, stop_tokens: frozenset[int] = frozenset({STOP})
-) -> Iterator[Running]:
+def running(engine: HashEngine, limits: Limits, stop_tokens: frozenset[int] = frozenset({STOP})) -> Iterator[Running]:
     """A server in a thread, for as long as the context lasts."""
     model = ServedModel(NAME, NumberTokenizer(), engine, engine.context, stop_tokens)
     started = threading.Event()

@@ -42,17 +42,14 @@ def serve(
     from octavo.serve.opening import open_model
 
     limits = Limits(queue, parse_size(max_body), api_key)
-    bound = bind(host, port)
-    served = open_model(model, slots, context, name)
+    with bind(host, port) as bound:
+        served = open_model(model, slots, context, name)
 
-    def started() -> None:
-        typer.echo(
-            f"octavo: {served.name} listens on {address_of(bound)}/v1 "
-            f"({slots} slots of {served.context} tokens, {queue} may wait)",
-            err=True,
-        )
-        if api_key is None and not is_loopback(bound):
-            typer.echo("octavo: anyone who reaches this address may use it; --api-key lets in who has the key", err=True)
+        def started() -> None:
+            room = f"{slots} slots of {served.context} tokens, {queue} may wait"
+            typer.echo(f"octavo: {served.name} listens on {address_of(bound)}/v1 ({room})", err=True)
+            if api_key is None and not is_loopback(bound):
+                typer.echo("octavo: whoever reaches this address may use it; see --api-key", err=True)
 
-    Server(create_application(served, limits), started).serve_on(bound)
+        Server(create_application(served, limits), started).serve_on(bound)
     typer.echo("octavo: stopped", err=True)

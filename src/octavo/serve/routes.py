@@ -65,9 +65,7 @@ async def chat(body: ChatRequest, request: Request, service: ServiceOf) -> Respo
     return await _answer(body, ChatReply(uuid.uuid4().hex, body.model, int(time.time())), request, service)
 
 
-async def _answer(
-    body: CompletionRequest | ChatRequest, reply: Reply, request: Request, service: Service
-) -> Response:
+async def _answer(body: CompletionRequest | ChatRequest, reply: Reply, request: Request, service: Service) -> Response:
     answer = await service.open(body)
     streaming = False
     try:

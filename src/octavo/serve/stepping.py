@@ -17,9 +17,7 @@ class SteppingEngine(Protocol):
         """Slots that are not taken."""
         ...
 
-    def admit(
-        self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int]
-    ) -> int:
+    def admit(self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int]) -> int:
         """Take a request and return its slot.
 
         Raises:

@@ -6,16 +6,22 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hash_engine import HashEngine, NumberTokenizer, answer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import LINES
 
 from octavo.base.errors import ModelError
 from octavo.decoding.sampling import Sampling
 from octavo.decoding.text import TextStream
+from octavo.hub.generate import generate
+from octavo.hub.text_model import load_text_model
 from octavo.serve.metrics import Metrics
+from octavo.serve.opening import open_model
+from octavo.serve.prompts import text_tokens
 from octavo.serve.scheduler import (
     EngineStoppedError,
     Event,
@@ -27,6 +33,7 @@ from octavo.serve.scheduler import (
     Scheduler,
     Stream,
 )
+from octavo.serve.stepping import SteppingEngine
 
 SECONDS = 30
 
@@ -64,16 +71,17 @@ Start = Callable[..., Scheduler]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    made: list[tuple[Scheduler, HashEngine]] = []
+    made: list[tuple[Scheduler, SteppingEngine]] = []
 
-    def begin(engine: HashEngine, waiting: int = 100) -> Scheduler:
+    def begin(engine: SteppingEngine, waiting: int = 100) -> Scheduler:
         scheduler = Scheduler(engine, waiting, deliver, Metrics())
         made.append((scheduler, engine))
         return scheduler
 
     yield begin
     for scheduler, engine in made:
-        engine.gate.set()
+        if isinstance(engine, HashEngine):
+            engine.gate.set()
         scheduler.close()
 
 
@@ -245,6 +253,30 @@ def test_when_the_engine_fails_everyone_is_told(start: Start, caplog: pytest.Log
     with pytest.raises(EngineStoppedError, match="a bug"):
         ask(scheduler, job())
     assert "Traceback" in caplog.text
+
+
+def test_a_real_engine_answers_each_as_if_it_were_alone(start: Start, tiny_llama: Path) -> None:
+    model, alone = open_model(tiny_llama, slots=3), load_text_model(tiny_llama)
+    scheduler = start(model.engine)
+    readers = []
+    for number, prompt in enumerate(LINES * 3):
+        sampling = Sampling(temperature=number % 2, seed=number, top_p=0.9, repetition_penalty=1.2)
+        reader = Reader()
+        job = Job(tuple(text_tokens(model.tokenizer, prompt)), sampling, 20 + number, model.stop_tokens)
+        scheduler.submit(job, TextStream(model.tokenizer, ("e",) * (number % 3 == 0)), reader.events.put)
+        readers.append(reader)
+    for number, (prompt, reader) in enumerate(zip(LINES * 3, readers, strict=True)):
+        pieces = generate(
+            alone,
+            prompt,
+            20 + number,
+            temperature=number % 2,
+            seed=number,
+            top_p=0.9,
+            repetition_penalty=1.2,
+            stop=("e",) * (number % 3 == 0),
+        )
+        assert reader.text() == "".join(pieces)
 
 
 def test_closing_tells_who_is_still_there(start: Start) -> None:

@@ -67,18 +67,17 @@ async def chat(body: ChatRequest, request: Request, service: ServiceOf) -> Respo
 
 async def _answer(body: CompletionRequest | ChatRequest, reply: Reply, request: Request, service: Service) -> Response:
     answer = await service.open(body)
-    streaming = False
     try:
         if body.stream:
             # Before the status is sent, so that a prompt which the engine refuses gets a status of its own.
             first = await unless_left(request, answer.next())
-            streaming = True
             return EventStream(answer, first, reply, body.include_usage)
         whole = await unless_left(request, answer.rest())
         return JSONResponse(reply.whole(whole.text, str(whole.finish), answer.usage(whole)))
-    finally:
-        if not streaming:
-            answer.close()
+    except BaseException:
+        # Also where the server ends this task; a stream closes its answer itself.
+        answer.close()
+        raise
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -122,6 +122,18 @@ class Scheduler:
         """False once the engine has failed or the scheduler was closed."""
         return self._end is None
 
+    def check_room(self) -> None:
+        """Raise what `submit` would raise now, before work is spent on what it needs.
+
+        Raises:
+            QueueFullError: too many requests are waiting.
+            EngineStoppedError: no request will be served any more.
+        """
+        if self._end is not None:
+            raise self._end
+        if self._open >= self._limit:
+            raise QueueFullError(f"{self._open} requests are being served or waiting", "try again later")
+
     def submit(self, job: Job, text: TextStream, receive: Receiver) -> Stream:
         """Put a request into the queue; its pieces go to `receive`, the last one with a `finish`, or a failure.
 
@@ -130,10 +142,7 @@ class Scheduler:
             EngineStoppedError: no request will be served any more.
         """
         with self._wake:
-            if self._end is not None:
-                raise self._end
-            if self._open >= self._limit:
-                raise QueueFullError(f"{self._open} requests are being served or waiting", "try again later")
+            self.check_room()
             stream = Stream(job, text, receive, time.perf_counter())
             self._open += 1
             self._waiting.append(stream)

@@ -63,6 +63,7 @@ class Service:
         """
         if request.model != self.model.name:
             raise unknown_model(request.model, self.model.name)
+        self._scheduler.check_room()
         prompt = await self._tokens(request)
         default = COMPLETION_TOKENS if isinstance(request, CompletionRequest) else None
         job = Job(tuple(prompt), _sampling(request), self._room(request, len(prompt), default), self.model.stop_tokens)

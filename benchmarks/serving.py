@@ -27,7 +27,7 @@ from typing import Any
 
 import openai
 
-WORDS = "The printer set the type, inked it, and pulled the press; the binder folded, gathered and sewed. ".split()
+SENTENCE = "The printer set the type, inked it, and pulled the press; the binder folded, gathered and sewed."
 CLIENTS = (1, 16)
 LEAVERS = 10
 """One answer in so many is left in the middle, where clients leave."""
@@ -102,10 +102,10 @@ HEADS = ("clients", "s", "answers", "left", "tokens/s", "× one", "median s to f
 
 def requests(count: int, tokens: int) -> list[Request]:
     """Requests of different lengths, half of them greedy; the same each time."""
-    order = random.Random(0)
+    order, words = random.Random(0), SENTENCE.split()
     return [
         Request(
-            f"Chapter {number + 1}. {' '.join(order.choices(WORDS, k=order.randint(4, 60)))}",
+            f"Chapter {number + 1}. {' '.join(order.choices(words, k=order.randint(4, 60)))}",
             0.0 if number % 2 else 0.8,
             number,
             order.randint(tokens // 2, tokens),

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -73,11 +74,15 @@ class Server(uvicorn.Server):
         if self.started:
             self._tell_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            self._drop_connections()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         # A client that does not read what is left for it would keep its connection open.
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        self._drop_connections()
         await asyncio.sleep(0)
 
     @contextlib.contextmanager
@@ -89,6 +94,10 @@ class Server(uvicorn.Server):
             for number in numbers:
                 stack.callback(signal.signal, number, signal.signal(number, self.handle_exit))
             yield
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def serve_on(self, bound: socket.socket) -> None:
         """Serve until the end."""

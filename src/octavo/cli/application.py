@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from octavo.cli.bench import bench
 from octavo.cli.compress import compress
 from octavo.cli.demo import demo
 from octavo.cli.errors import ErrorGroup
@@ -53,6 +54,7 @@ for command, example in (
     (evaluate, "octavo evaluate small --reference smollm2-135m"),
     (inspect, "octavo inspect smollm2-135m"),
     (generate, 'octavo generate small --prompt "The capital of France is"'),
+    (bench, "octavo bench small"),
     (export, "octavo export small small.gguf --to gguf"),
     (transform, "octavo transform smollm2-135m smooth --kind hadamard --activations mxfp4"),
     (demo, "octavo demo --out demo --bits 4,3,2"),

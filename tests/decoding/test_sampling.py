@@ -82,8 +82,8 @@ def test_greedy_is_the_likeliest(generator: torch.Generator) -> None:
 def test_draws_follow_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 7.0])
     sampler = Sampler(Sampling(0.7, seed=5, min_p=1e-5), [], 5)
-    counts = torch.bincount(torch.tensor([sampler(logits[:4]) for _ in range(8000)]), minlength=4)
-    assert torch.allclose(counts / 8000, torch.softmax(logits[:4] / 0.7, -1), atol=0.02)
+    counts = torch.bincount(torch.tensor([sampler(logits[:4]) for _ in range(3000)]), minlength=4)
+    assert torch.allclose(counts / 3000, torch.softmax(logits[:4] / 0.7, -1), atol=0.03)
 
 
 def test_a_seed_decides_the_draws_and_nothing_else_does() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from octavo.cli.bench import bench
 from octavo.cli.chat import chat
 from octavo.cli.compress import compress
 from octavo.cli.demo import demo
@@ -57,6 +58,7 @@ for command, example in (
     (generate, 'octavo generate small --prompt "The capital of France is"'),
     (chat, 'octavo chat small --system "Answer in one sentence."'),
     (serve, "octavo serve small --port 8000 --slots 16"),
+    (bench, "octavo bench small"),
     (export, "octavo export small small.gguf --to gguf"),
     (transform, "octavo transform smollm2-135m smooth --kind hadamard --activations mxfp4"),
     (demo, "octavo demo --out demo --bits 4,3,2"),

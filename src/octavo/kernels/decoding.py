@@ -23,17 +23,18 @@ Prepared = Callable[[int], None]
 
 def add_norm(
     residual: Float32[Tensor, "rows width"],
-    delta: Float32[Tensor, "rows width"],
+    delta: Float32[Tensor, "rows width"] | None,
     weight: Float32[Tensor, " width"],
     epsilon: float,
     out: Float32[Tensor, "rows width"],
-) -> Callable[[int, bool], None]:
-    """residual += delta, if the second argument says so; out = weight · (residual / root mean square)."""
+) -> Prepared:
+    """residual += delta, unless that is None; out = weight · (residual / root mean square)."""
     if _native():
         return native.add_norm(residual, delta, weight, epsilon, out)
 
-    def run(rows: int, add: bool) -> None:
-        out[:rows] = reference.add_norm(residual[:rows], delta[:rows] if add else None, weight, epsilon)
+    def run(rows: int) -> None:
+        added = None if delta is None else delta[:rows]
+        out[:rows] = reference.add_norm(residual[:rows], added, weight, epsilon)
 
     return run
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,18 @@ Weight = Tensor | QuantizedTensor
 """A matrix [rows, columns], dense or packed."""
 
 
-def product(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
-    """inputs · weightᵀ, in the dtype of the inputs."""
+Product = Callable[[Tensor], Tensor]
+"""From inputs [batch, columns] to inputs · weightᵀ [batch, rows], of the dtype of the inputs."""
+
+
+def product(weight: Weight) -> Product:
+    """The product with a matrix, prepared once for all inputs."""
     if isinstance(weight, Tensor):
-        return F.linear(inputs, weight)
+        return partial(F.linear, weight=weight)
+    return partial(_by_slabs, weight)
+
+
+def _by_slabs(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
     return torch.cat([F.linear(inputs, slab.to(inputs.dtype)) for slab in _slabs(weight)], dim=-1)
 
 
@@ -53,23 +62,43 @@ class Linear:
     pieces: tuple[Weight, ...]
     bias: Float[Tensor, " rows"] | None = None
 
+    @cached_property
+    def _products(self) -> tuple[Product, ...]:
+        return tuple(map(product, self.pieces))
+
     def __call__(self, inputs: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         flat = inputs.reshape(-1, inputs.shape[-1])
-        found = [product(piece, flat) for piece in self.pieces]
+        found = [product(flat) for product in self._products]
         outputs = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
         if self.bias is not None:
             outputs = outputs + self.bias
         return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
-    def into(self, inputs: Float[Tensor, "batch columns"], outputs: Float[Tensor, "batch rows"]) -> None:
-        """Write what a call returns into memory that is there: half the calls of torch, in the step of one token."""
-        if len(self.pieces) == 1 and isinstance(self.pieces[0], Tensor):
-            if self.bias is None:
-                torch.mm(inputs, self.pieces[0].t(), out=outputs)
+    def between(
+        self, inputs: Float[Tensor, "most columns"], outputs: Float[Tensor, "most rows"]
+    ) -> Callable[[int], None]:
+        """The product prepared for memory that stays where it is: a function of how many of its first rows are in use.
+
+        The step of one token spends its time in products of microseconds, where slices and results cost as much.
+        """
+        views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
+        if len(self.pieces) > 1 or not isinstance(self.pieces[0], Tensor):
+
+            def run(rows: int) -> None:
+                given, out = views[rows]
+                out.copy_(self(given))
+
+            return run
+        turned, bias = self.pieces[0].t(), self.bias
+
+        def run_dense(rows: int) -> None:
+            given, out = views[rows]
+            if bias is None:
+                torch.mm(given, turned, out=out)
             else:
-                torch.addmm(self.bias, inputs, self.pieces[0].t(), out=outputs)
-        else:
-            outputs.copy_(self(inputs))
+                torch.addmm(bias, given, turned, out=out)
+
+        return run_dense
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ On the CPU in float32 the work between products is a handful of prepared C++ ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from octavo.base.errors import ModelError
 from octavo.kernels import decoding as kernels
 from octavo.layers.linear import look_up
-from octavo.models.decoder import Decoder, Layer, check_tokens
+from octavo.models.decoder import Decoder, check_tokens
+from octavo.models.decoder_config import DecoderConfig
 from octavo.models.static_cache import StaticCache
 
 
@@ -34,26 +35,11 @@ class _Buffers:
     logits: Tensor
 
     @classmethod
-    def of(cls, decoder: Decoder, rows: int) -> _Buffers:
-        config = decoder.config
+    def of(cls, config: DecoderConfig, rows: int) -> _Buffers:
         channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
         widths = config.hidden, config.hidden, channels + 2 * shared, channels
         widths = *widths, 2 * config.inner, config.inner, config.hidden, config.vocabulary
         return cls(*(torch.zeros(rows, width) for width in widths))
-
-    def first(self, rows: int) -> _Buffers:
-        return _Buffers(*(buffer[:rows] for buffer in vars(self).values()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """One layer and its prepared operations."""
-
-    layer: Layer
-    enter: Callable[[int, bool], None]
-    attend: Callable[[int], None]
-    between: Callable[[int, bool], None]
-    gate: Callable[[int], None]
 
 
 class DecodingStep:
@@ -66,36 +52,37 @@ class DecodingStep:
 
     def __init__(self, decoder: Decoder, cache: StaticCache) -> None:
         self.decoder, self.cache = decoder, cache
-        self._prepared = decoder.device.type == "cpu" and decoder.dtype == torch.float32
-        if not self._prepared:
-            return
-        buffers = _Buffers.of(decoder, cache.slots)
-        self._slots, self._positions = torch.zeros(2, cache.slots, dtype=torch.int64).unbind()
-        self._views = [buffers.first(rows) for rows in range(cache.slots + 1)]
-        norm = buffers.residual, buffers.delta
+        self._prepared: list[kernels.Prepared] | None = None
+        if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
+            self._buffers = _Buffers.of(decoder.config, cache.slots)
+            self._slots, self._positions = torch.zeros(2, cache.slots, dtype=torch.int64).unbind()
+            self._prepared = self._operations()
+
+    def _operations(self) -> list[kernels.Prepared]:
+        """All that is done between the embedding and the logits, in order."""
+        decoder, cache, buffers = self.decoder, self.cache, self._buffers
         epsilon = decoder.config.epsilon
-        turns = cache.cosine, cache.sine
-        self._blocks = [
-            _Block(
-                layer,
-                kernels.add_norm(*norm, layer.attention_norm, epsilon, buffers.normed),
-                kernels.attend(
-                    buffers.found,
-                    self._slots,
-                    self._positions,
-                    *turns,
-                    *(cache.keys[number], cache.values[number]),
-                    *(layer.query_norm, layer.key_norm),
-                    layer.window,
-                    epsilon,
-                    buffers.attended,
-                ),
-                kernels.add_norm(*norm, layer.inner_norm, epsilon, buffers.normed),
+        found: list[kernels.Prepared] = []
+        for number, layer in enumerate(decoder.layers):
+            added = buffers.delta if number else None
+            rows = buffers.found, self._slots, self._positions
+            kept = cache.cosine, cache.sine, cache.keys[number], cache.values[number]
+            norms = layer.query_norm, layer.key_norm
+            found += [
+                kernels.add_norm(buffers.residual, added, layer.attention_norm, epsilon, buffers.normed),
+                layer.attention.between(buffers.normed, buffers.found),
+                kernels.attend(*rows, *kept, *norms, layer.window, epsilon, buffers.attended),
+                layer.output.between(buffers.attended, buffers.delta),
+                kernels.add_norm(buffers.residual, buffers.delta, layer.inner_norm, epsilon, buffers.normed),
+                layer.inner.between(buffers.normed, buffers.inner),
                 kernels.gate(buffers.inner, buffers.gated),
-            )
-            for number, layer in enumerate(decoder.layers)
+                layer.down.between(buffers.gated, buffers.delta),
+            ]
+        return [
+            *found,
+            kernels.add_norm(buffers.residual, buffers.delta, decoder.norm, epsilon, buffers.normed),
+            decoder.head.between(buffers.normed, buffers.logits),
         ]
-        self._leave = kernels.add_norm(*norm, decoder.norm, epsilon, buffers.normed)
 
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "rows vocabulary"]:
@@ -111,26 +98,15 @@ class DecodingStep:
             raise ModelError(
                 f"slots {list(slots)} cannot take a token each in a context of {cache.context}", "release them first"
             )
-        if not self._prepared:
+        if self._prepared is None:
             read = [self.decoder.prefill(token[None], cache, slot) for token, slot in zip(given, slots, strict=True)]
             return torch.stack(read)
         rows = len(tokens)
         self._slots[:rows] = torch.tensor(slots)
         self._positions[:rows] = torch.tensor([cache.lengths[slot] for slot in slots])
-        view = self._views[rows]
-        view.residual.copy_(look_up(self.decoder.embedding, given, torch.float32))
-        for number, block in enumerate(self._blocks):
-            layer = block.layer
-            block.enter(rows, number > 0)
-            layer.attention.into(view.normed, view.found)
-            block.attend(rows)
-            layer.output.into(view.attended, view.delta)
-            block.between(rows, True)
-            layer.inner.into(view.normed, view.inner)
-            block.gate(rows)
-            layer.down.into(view.gated, view.delta)
-        self._leave(rows, True)
-        self.decoder.head.into(view.normed, view.logits)
+        self._buffers.residual[:rows] = look_up(self.decoder.embedding, given, torch.float32)
+        for operation in self._prepared:
+            operation(rows)
         for slot in slots:
             cache.lengths[slot] += 1
-        return view.logits
+        return self._buffers.logits[:rows]

@@ -40,7 +40,8 @@ std::size_t checked_rows(std::int64_t rows, std::size_t most) {
 
 class AddNorm {
   public:
-    AddNorm(MatrixOut residual, Matrix delta, Vector weight, double epsilon, MatrixOut out, bool portable)
+    AddNorm(MatrixOut residual, std::optional<Matrix> delta, Vector weight, double epsilon, MatrixOut out,
+            bool portable)
         : residual_(std::move(residual)),
           delta_(std::move(delta)),
           weight_(std::move(weight)),
@@ -48,19 +49,20 @@ class AddNorm {
           epsilon_(static_cast<float>(epsilon)),
           loops_(octavo::choose_decoding(portable)) {
         for (std::size_t axis = 0; axis < 2; ++axis)
-            require(residual_.shape(axis) == delta_.shape(axis) && residual_.shape(axis) == out_.shape(axis),
+            require(residual_.shape(axis) == out_.shape(axis) &&
+                        (!delta_ || residual_.shape(axis) == delta_->shape(axis)),
                     "the buffers of a norm differ in size");
         require(weight_.shape(0) == residual_.shape(1) && weight_.shape(0) != 0, "the norm does not fit its buffers");
     }
 
-    void call(std::int64_t rows, bool add) const {
+    void call(std::int64_t rows) const {
         loops_.add_norm(checked_rows(rows, residual_.shape(0)), weight_.shape(0), residual_.data(),
-                        add ? delta_.data() : nullptr, weight_.data(), epsilon_, out_.data());
+                        delta_ ? delta_->data() : nullptr, weight_.data(), epsilon_, out_.data());
     }
 
   private:
     MatrixOut residual_;
-    Matrix delta_;
+    std::optional<Matrix> delta_;
     Vector weight_;
     MatrixOut out_;
     float epsilon_;
@@ -177,9 +179,9 @@ auto given(const char* name) { return nb::arg(name).noconvert(); }
 
 void bind_decoding(nb::module_& module) {
     nb::class_<AddNorm>(module, "AddNorm")
-        .def(nb::init<MatrixOut, Matrix, Vector, double, MatrixOut, bool>(), given("residual"), given("delta"),
-             given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &AddNorm::call, nb::arg("rows"), nb::arg("add"));
+        .def(nb::init<MatrixOut, std::optional<Matrix>, Vector, double, MatrixOut, bool>(), given("residual"),
+             given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
+        .def("__call__", &AddNorm::call, nb::arg("rows"));
     nb::class_<Gate>(module, "Gate")
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false)
         .def("__call__", &Gate::call, nb::arg("rows"));

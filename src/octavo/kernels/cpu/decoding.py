@@ -12,7 +12,7 @@ from octavo.kernels import cpu
 
 
 def add_norm(
-    residual: Tensor, delta: Tensor, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
+    residual: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
 ) -> Any:
     return _made("AddNorm", residual, delta, weight, epsilon, out, portable)
 

@@ -34,6 +34,23 @@ def test_generate_draws_by_its_seed(tiny_llama: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_generate_says_what_runs_the_model(tiny_llama: Path) -> None:
+    arguments = ("generate", tiny_llama, "--prompt", "A", "--tokens", 4, "--verbose")
+    assert run(*arguments)[2] == "runs on octavo's decoder\n"
+    assert run(*arguments, "--cache", "int@4 b32")[2].startswith("runs on transformers (the cache is quantized)\n")
+
+
+def test_generate_stops_and_samples_as_told(tiny_llama: Path) -> None:
+    arguments = ("generate", tiny_llama, "--prompt", "The binder", "--tokens", 12)
+    out = run(*arguments)[1]
+    stop = out[4:6]
+    assert run(*arguments, "--stop", "no such text", "--stop", stop)[1] == out[: out.index(stop)] + "\n"
+    draw = "--temperature", 1.0, "--top-k", 20, "--top-p", 0.9, "--min-p", 0.01, "--repetition-penalty", 1.2
+    assert run(*arguments, *draw)[1] == run(*arguments, *draw)[1] != out
+    code, _, err = run(*arguments, "--top-p", 0.0)
+    assert (code, err) == (2, "octavo: error: top_p 0.0 makes no sense; use above 0 and at most 1\n")
+
+
 def test_generate_says_what_a_quantized_cache_took(tiny_llama: Path) -> None:
     arguments = ("generate", tiny_llama, "--prompt", "A sheet of paper", "--tokens", 150)
     code, out, err = run(*arguments, "--cache", "int@4 b32/int@2 channel")

@@ -15,7 +15,7 @@ from octavo.base.errors import FormatError
 from octavo.cli import app
 from octavo.cli.errors import ErrorGroup
 
-COMMANDS = ("compress", "demo", "evaluate", "export", "formats", "generate", "inspect")
+COMMANDS = ("chat", "compress", "demo", "evaluate", "export", "formats", "generate", "inspect", "serve")
 SLOW_TO_IMPORT = ("torch", "transformers", "matplotlib", "scipy", "numpy", "safetensors")
 
 

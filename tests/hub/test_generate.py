@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from lossless import LOSSLESS
-from packed_directory import pack
+from packed_directory import make, pack
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from octavo.base.errors import FormatError, ModelError
 from octavo.formats.format import Format
 from octavo.hub.generate import generate
+from octavo.hub.text_model import load_text_model
 from octavo.models.cache import QuantizedCache
 from octavo.models.cache_format import CacheFormat
 
@@ -37,6 +38,48 @@ def test_greedy_text_is_that_of_transformers(loaded: tuple[Any, Any]) -> None:
     assert all(pieces)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chat": True},
+        {"temperature": 0.9, "seed": 4},
+        {"temperature": 1.1, "top_k": 30, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2},
+    ],
+    ids=str,
+)
+def test_the_decoder_says_what_transformers_says(
+    options: dict[str, Any], tiny_llama: Path, loaded: tuple[Any, Any]
+) -> None:
+    own = load_text_model(tiny_llama)
+    assert own.runner == "octavo's decoder"
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_llama), loaded[1]
+    expected = "".join(generate(theirs, "folded", max_new_tokens=30, **options))
+    assert "".join(generate(own, "folded", max_new_tokens=30, **options)) == expected
+    assert "".join(generate(tiny_llama, "folded", max_new_tokens=30, **options)) == expected
+
+
+def test_what_the_decoder_does_not_know_runs_on_transformers(tmp_path: Path, tiny_llama: Path) -> None:
+    make("gpt2", tmp_path, "int@4 b32 absmax:fp16")
+    for path in tiny_llama.glob("tokenizer*"):
+        (tmp_path / "dense" / path.name).write_bytes(path.read_bytes())
+    assert "'gpt2'" in load_text_model(tmp_path / "dense").runner
+    assert "cache" in load_text_model(tiny_llama, packed_cache=True).runner
+    assert "float32" in load_text_model(tiny_llama, torch.bfloat16).runner
+
+
+def test_a_stop_string_ends_the_answer(tiny_llama: Path) -> None:
+    text = "".join(generate(tiny_llama, "folded", max_new_tokens=30))
+    assert text.count(text[4:7])
+    stopped = "".join(generate(tiny_llama, "folded", max_new_tokens=30, stop=[text[4:7]]))
+    assert stopped == text[: text.index(text[4:7])]
+
+
+def test_a_prompt_longer_than_the_context_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(ModelError, match="context 256"):
+        generate(tiny_llama, "folded " * 300)
+
+
 def test_a_seed_decides_the_draw_and_nothing_else_does(loaded: tuple[Any, Any]) -> None:
     def draw(seed: int) -> str:
         return "".join(generate(loaded, "a sheet", max_new_tokens=10, temperature=1.0, seed=seed))
@@ -48,15 +91,6 @@ def test_a_seed_decides_the_draw_and_nothing_else_does(loaded: tuple[Any, Any]) 
     torch.random.set_rng_state(state)
     assert draw(2) != first
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_draws_follow_the_softmax() -> None:
-    from octavo.hub.generate import _Gumbel
-
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20_000, 1)
-    drawn = _Gumbel(0.7, torch.Generator().manual_seed(0))(torch.zeros(0), logits).argmax(-1)
-    shares = torch.bincount(drawn, minlength=4) / len(drawn)
-    assert torch.allclose(shares, torch.softmax(logits[0] / 0.7, -1), atol=0.015)
 
 
 def test_the_chat_template_is_used(loaded: tuple[Any, Any]) -> None:

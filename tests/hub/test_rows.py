@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from octavo.formats.format import Format
+from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.packed import PackedTensor
-from octavo.hub.rows import select_rows, slice_rows
 
 FORMATS = (
     "int@4 b32 absmax:fp16",

@@ -135,11 +135,11 @@ def test_values_of_other_dtypes_are_refused() -> None:
 
 def test_a_missing_extension_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(cpu, "MISSING", "no compiler at installation")
-    backends._say_once.cache_clear()
+    backends.say_once.cache_clear()
     codes = torch.tensor([0, 1, 2], dtype=torch.uint8)
     with caplog.at_level(logging.WARNING, logger="octavo.kernels"):
         assert torch.equal(kernels.unpack(kernels.pack(codes, 3), 3, 3), codes)
-    backends._say_once.cache_clear()
+    backends.say_once.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
         "the C++ kernels are not built, so plain torch runs instead, many times slower (no compiler at installation)"
     ]

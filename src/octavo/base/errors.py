@@ -40,6 +40,10 @@ class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
 
 
+class CapacityError(OctavoError):
+    """There is no room for more work at the moment."""
+
+
 @contextlib.contextmanager
 def about(name: str) -> Iterator[None]:
     """Within, an error names what it is about, for instance a tensor."""

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from octavo.cli.bench import bench
+from octavo.cli.chat import chat
 from octavo.cli.compress import compress
 from octavo.cli.demo import demo
 from octavo.cli.errors import ErrorGroup
@@ -14,6 +16,7 @@ from octavo.cli.export import export
 from octavo.cli.formats import formats
 from octavo.cli.generate import generate
 from octavo.cli.inspect import inspect
+from octavo.cli.serve import serve
 from octavo.cli.transform import transform
 
 app = typer.Typer(
@@ -53,6 +56,9 @@ for command, example in (
     (evaluate, "octavo evaluate small --reference smollm2-135m"),
     (inspect, "octavo inspect smollm2-135m"),
     (generate, 'octavo generate small --prompt "The capital of France is"'),
+    (chat, 'octavo chat small --system "Answer in one sentence."'),
+    (serve, "octavo serve small --port 8000 --slots 16"),
+    (bench, "octavo bench small"),
     (export, "octavo export small small.gguf --to gguf"),
     (transform, "octavo transform smollm2-135m smooth --kind hadamard --activations mxfp4"),
     (demo, "octavo demo --out demo --bits 4,3,2"),

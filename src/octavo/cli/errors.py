@@ -25,6 +25,8 @@ REMEDIES = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "give a file, not a folder",
+    errno.EADDRINUSE: "choose another --port",
+    errno.EADDRNOTAVAIL: "choose an address of this machine as --host",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 

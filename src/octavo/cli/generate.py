@@ -16,7 +16,12 @@ def generate(
     prompt: Annotated[str, typer.Option(help="The text to continue.")],
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="At most so many tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens only; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that are so likely together.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Draw from tokens that are so likely compared to the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that occurred less likely.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draw, where the temperature is above 0.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda or cuda:1.")] = "cpu",
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the prompt as a question through the chat template.")
@@ -25,22 +30,40 @@ def generate(
         str | None,
         typer.Option(metavar="FORMAT", help="Format of old keys and values: one for both, or KEYS/VALUES."),
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what runs the model.")] = False,
 ) -> None:
     """Let a model continue a text; tokens are printed as they come."""
     from octavo.hub.generate import generate as pieces
-
-    if cache is None:
-        _print_pieces(pieces(model, prompt, tokens, temperature, seed, chat=chat, device=device))
-        return
-    from octavo.models import load_language_model
-    from octavo.models.cache import QuantizedCache
+    from octavo.hub.text_model import load_text_model
     from octavo.models.cache_format import CacheFormat
 
-    format = CacheFormat.parse(cache)
-    loaded = load_language_model(model)
-    network = loaded[0].to(device)
-    kept = QuantizedCache(network.config, format)
-    _print_pieces(pieces(loaded, prompt, tokens, temperature, seed, chat=chat, cache=kept))
+    format = None if cache is None else CacheFormat.parse(cache)
+    loaded = load_text_model(model, device=device, packed_cache=format is not None)
+    if verbose:
+        typer.echo(f"runs on {loaded.runner}", err=True)
+    kept = None
+    if format is not None:
+        from octavo.models.cache import QuantizedCache
+
+        kept = QuantizedCache(loaded.network.config, format)
+    _print_pieces(
+        pieces(
+            loaded,
+            prompt,
+            tokens,
+            temperature,
+            seed,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=stop or (),
+            chat=chat,
+            cache=kept,
+        )
+    )
+    if kept is None:
+        return
     memory = kept.memory()
     packed = f"{memory.packed_tokens} of {memory.tokens} tokens packed, {memory.packed_bits:.2f} bits a number"
     sizes = f"{format_size(memory.bytes)} with recent tokens; in bfloat16 {format_size(memory.bfloat16_bytes)}"

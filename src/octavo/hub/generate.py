@@ -1,35 +1,38 @@
-"""Generate text from any model octavo can load, piece by piece as it is made.
-
-Sampling is Gumbel-max: to every logit over the temperature noise is added from the caller's own seeded generator, and
-the largest wins, which draws exactly from the softmax. So transformers' whole generation loop (caches, stopping, every
-architecture) is used as it is, in its greedy mode, and no global random state is read or set.
-"""
+"""Generate text from any model octavo can load, piece by piece as it is made."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from octavo.base.errors import ModelError
+from octavo.decoding.engine import Engine
+from octavo.decoding.sampling import Sampler, Sampling
+from octavo.decoding.text import TextStream
+from octavo.hub.text_model import TextModel, load_text_model, transformers_model
+from octavo.hub.transformers_tokens import transformers_tokens
 from octavo.models.cache_format import CacheFormat
+from octavo.models.decoder import Decoder
 
 if TYPE_CHECKING:
     from octavo.models.cache import QuantizedCache
 
 
 def generate(
-    source: str | Path | tuple[Any, Any],
+    source: str | Path | tuple[Any, Any] | TextModel,
     prompt: str,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
     *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
     chat: bool = False,
     cache: QuantizedCache | CacheFormat | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -38,11 +41,14 @@ def generate(
     """Yield the continuation of `prompt` in pieces of text whose concatenation is the whole answer.
 
     Args:
-        source: a model directory (dense or octavo), GGUF file, embedded or hub name; or a loaded (model, tokenizer).
+        source: a model directory (dense or octavo), GGUF file, embedded or hub name; a loaded `TextModel`; or a
+            (model, tokenizer) of transformers.
         prompt: the text to go on from, or with `chat` the user's message.
-        max_new_tokens: at most so many tokens; fewer where the model ends its text.
+        max_new_tokens: at most so many tokens; fewer where the model ends its text, or its context is full.
         temperature: 0 takes the likeliest token; above, tokens are drawn from softmax(logits / temperature).
         seed: seed of the draw's own generator.
+        top_k, top_p, min_p, repetition_penalty: see octavo.decoding.sampling.Sampling.
+        stop: strings that end the answer, and do not belong to it.
         chat: wrap the prompt by the tokenizer's chat template.
         cache: how to keep keys and values of old tokens, e.g. "int@4 b32", or an empty cache to ask afterwards what it
             took; default: as they are.
@@ -50,28 +56,65 @@ def generate(
         device: where to compute, where `source` is to be loaded.
 
     Raises:
-        ModelError: the model has no tokenizer, the tokenizer has no chat template, the prompt has no tokens, or the
-            model keeps no keys and values that could be quantized.
+        ModelError: the model has no tokenizer, the tokenizer has no chat template, the prompt has no tokens or more
+            than the context, a setting makes no sense, or the model keeps no keys and values that could be quantized.
         FormatError: `cache` is no format of a cache.
     """
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    if max_new_tokens < 1:
+        raise ModelError(f"{max_new_tokens} new tokens make no sense", "ask for at least one")
     if isinstance(cache, str):
         cache = CacheFormat.parse(cache)
-    if temperature < 0 or max_new_tokens < 1:
-        raise ModelError(
-            f"temperature {temperature} with {max_new_tokens} new tokens makes no sense",
-            "use a temperature of at least 0 and at least one token",
-        )
     if isinstance(source, tuple):
-        model, tokenizer = source
+        model = transformers_model(*source, reason="the model was loaded there")
+    elif isinstance(source, TextModel):
+        model = source
     else:
-        from octavo.models import load_language_model
+        model = load_text_model(source, dtype, device, packed_cache=cache is not None)
+    tokens = _encode(model.tokenizer, prompt, chat)
+    made = _made(model, tokens, sampling, max_new_tokens, cache)
+    return _pieces(made, TextStream(model.tokenizer, stop), model.stop_tokens)
 
-        model, tokenizer = load_language_model(source, dtype=dtype)
-        model.to(device)
-    if tokenizer is None:
-        raise ModelError("the model has no tokenizer", "put its tokenizer.json beside config.json")
-    kept = _cache(model, cache)
-    return _stream(model, tokenizer, _encode(tokenizer, prompt, chat), kept, max_new_tokens, temperature, seed)
+
+def _made(
+    model: TextModel,
+    prompt: list[int],
+    sampling: Sampling,
+    max_new_tokens: int,
+    cache: QuantizedCache | CacheFormat | None,
+) -> Generator[int, None, None]:
+    """The tokens that follow a prompt; a stop token may be the last."""
+    network = model.network
+    if not isinstance(network, Decoder):
+        sampler = Sampler(sampling, prompt, network.config.get_text_config().vocab_size)
+        kept = _cache(network, cache)
+        return transformers_tokens(network, prompt, sampler, max_new_tokens, model.stop_tokens, kept)
+    if cache is not None:
+        raise ModelError("octavo's decoder keeps keys and values as they are", "load the model for a quantized cache")
+    context = min(network.config.context, len(prompt) + max_new_tokens)
+    engine = Engine(network, 1, context)
+    engine.admit(prompt, sampling, max_new_tokens, model.stop_tokens)
+    return _steps(engine)
+
+
+def _steps(engine: Engine) -> Generator[int, None, None]:
+    while not engine.free:
+        yield from (emitted.token for emitted in engine.step())
+
+
+def _pieces(tokens: Generator[int, None, None], text: TextStream, stop_tokens: frozenset[int]) -> Iterator[str]:
+    try:
+        for token in tokens:
+            if token in stop_tokens:
+                break
+            if piece := text.push(token):
+                yield piece
+            if text.stopped:
+                return
+        if rest := text.finish():
+            yield rest
+    finally:
+        tokens.close()
 
 
 def _cache(model: Any, cache: QuantizedCache | CacheFormat | None) -> QuantizedCache | None:
@@ -84,92 +127,18 @@ def _cache(model: Any, cache: QuantizedCache | CacheFormat | None) -> QuantizedC
     return cache
 
 
-def _encode(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
+def _encode(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
     if chat:
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError("the tokenizer has no chat template", "leave out --chat")
         message = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         # The template has placed the special tokens itself.
-        tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     else:
-        tokens = tokenizer(prompt, return_tensors="pt").input_ids
-    if tokens.numel() == 0:
+        tokens = tokenizer(prompt, verbose=False).input_ids
+    if not tokens:
         if tokenizer.bos_token_id is None:
             raise ModelError("the prompt has no tokens", "give a prompt")
-        tokens = torch.tensor([[tokenizer.bos_token_id]])
-    return tokens.long()
-
-
-def _stream(
-    model: Any,
-    tokenizer: Any,
-    tokens: Tensor,
-    cache: QuantizedCache | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> Iterator[str]:
-    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList, TextIteratorStreamer
-
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    abandoned = threading.Event()
-    failure: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-    own = model.generation_config
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
-        pad_token_id=own.pad_token_id if own.pad_token_id is not None else tokenizer.eos_token_id,
-    )
-    device = model.device
-    tokens = tokens.to(device)
-    processors = []
-    if temperature > 0:
-        processors.append(_Gumbel(temperature, torch.Generator().manual_seed(seed)))
-
-    def stop(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), abandoned.is_set(), device=input_ids.device)
-
-    def run() -> None:
-        try:
-            with torch.no_grad():
-                model.generate(
-                    tokens,
-                    attention_mask=torch.ones_like(tokens),
-                    generation_config=config,
-                    logits_processor=LogitsProcessorList(processors),
-                    stopping_criteria=StoppingCriteriaList([stop]),
-                    streamer=streamer,
-                    # Not every model knows the argument.
-                    **({} if cache is None else {"past_key_values": cache}),
-                )
-        except BaseException as error:
-            # Raised again by the reader, in its own thread.
-            failure.put(error)
-            streamer.on_finalized_text("", stream_end=True)
-
-    worker = threading.Thread(target=run, name="octavo-generate", daemon=True)
-    worker.start()
-    try:
-        yield from (piece for piece in streamer if piece)
-    finally:
-        abandoned.set()
-        worker.join()
-    if not failure.empty():
-        raise failure.get()
-
-
-class _Gumbel:
-    """A logits processor after which the largest logit is a draw from softmax(logits / temperature)."""
-
-    def __init__(self, temperature: float, generator: torch.Generator) -> None:
-        self._temperature = temperature
-        self._generator = generator
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # Drawn on the CPU, so that a seed means the same on every device.
-        uniform = torch.rand(scores.shape, generator=self._generator, dtype=torch.float64)
-        noise = -(-uniform.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
-        return (scores.double() / self._temperature + noise.to(scores.device)).float()
+        tokens = [tokenizer.bos_token_id]
+    return tokens

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from octavo.base.errors import CheckpointError
+from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.tensor import QuantizedTensor
-from octavo.hub.rows import select_rows, slice_rows
 from octavo.hub.tensor_like import TensorLike
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class StoredModel:
     entries: dict[str, dict[str, Any]]
     parts: dict[str, tuple[str, ...]]
     names: tuple[str, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+        return self.checkpoint.config
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name in self.entries:
@@ -82,7 +88,12 @@ def open_stored(source: str | Path) -> StoredModel:
     Raises:
         CheckpointError: it cannot be read, or another tool has quantized it.
     """
-    checkpoint = open_checkpoint(source)
+    return stored_model(open_checkpoint(source))
+
+
+def stored_model(checkpoint: Checkpoint) -> StoredModel:
+    """An open checkpoint by the names of its tensors; see `open_stored`."""
+    source = checkpoint.source
     config = checkpoint.quantization or {}
     if config and config.get("quant_method") != QUANT_METHOD:
         raise CheckpointError(

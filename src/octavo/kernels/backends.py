@@ -55,7 +55,7 @@ def fused_backend(tensor: Tensor, levels: int) -> Backend:
     if tensor.device.type != "cuda":
         return plain_backend(tensor)
     if not is_power_of_two(levels):
-        _say_once(f"packing {levels} levels on a GPU runs on plain torch: the Triton kernels know powers of two only")
+        say_once(f"packing {levels} levels on a GPU runs on plain torch: the Triton kernels know powers of two only")
         return cast(Backend, reference)
     return _triton()
 
@@ -65,7 +65,7 @@ def plain_backend(tensor: Tensor) -> Backend:
     if tensor.device.type != "cpu":
         return cast(Backend, reference)
     if cpu.MISSING:
-        _say_once(f"the C++ kernels are not built, so plain torch runs instead, many times slower ({cpu.MISSING})")
+        say_once(f"the C++ kernels are not built, so plain torch runs instead, many times slower ({cpu.MISSING})")
         return cast(Backend, reference)
     return cast(Backend, cpu)
 
@@ -74,7 +74,7 @@ def entropy_backend() -> ModuleType:
     """The back end of entropy coding, which runs on the CPU wherever its tensors go: C++, or constriction."""
     if not cpu.MISSING:
         return cpu_entropy
-    _say_once(f"the C++ kernels are not built, so entropy decoding is many times slower ({cpu.MISSING})")
+    say_once(f"the C++ kernels are not built, so entropy decoding is many times slower ({cpu.MISSING})")
     from octavo.kernels.reference import entropy as reference_entropy
 
     return reference_entropy
@@ -82,7 +82,7 @@ def entropy_backend() -> ModuleType:
 
 def _triton() -> Backend:
     if importlib.util.find_spec("triton") is None:
-        _say_once("triton is not installed, so plain torch runs on the GPU instead, many times slower")
+        say_once("triton is not installed, so plain torch runs on the GPU instead, many times slower")
         return cast(Backend, reference)
     from octavo.kernels import triton
 
@@ -90,5 +90,5 @@ def _triton() -> Backend:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     _log.warning(line)

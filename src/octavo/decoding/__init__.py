@@ -1,0 +1,1 @@
+"""Making text token by token: sampling, batches of requests, and text from tokens."""

@@ -1,0 +1,149 @@
+"""Many requests over one model: each step makes a token for every request that has read its prompt.
+
+Prompts are read alone, in pieces that begin at multiples of `CHUNK`, one piece a step, so that a long one holds up the
+others for no longer than a piece takes. What a request gets does not depend on its company: its prompt is read alone,
+its generator is its own, and in a step the rows between products do not know each other. Products of torch may round
+differently for another number of rows, in the last bits of a float32; that decides about a token only where two are
+equally likely to that precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from octavo.base.errors import CapacityError, ModelError
+from octavo.decoding.sampling import Sampler, Sampling
+from octavo.models.decoder import Decoder, check_tokens
+from octavo.models.decoder_step import DecodingStep
+
+CHUNK = 256
+"""Tokens of a prompt that are read at once."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A token that a request got.
+
+    Attributes:
+        slot: of the request.
+        token: the token, which may be one of its stop tokens.
+        finish: None if more will come; "stop" after a stop token; "length" after as many tokens as were asked for, or
+            where the context is full. With the last token the slot is free.
+    """
+
+    slot: int
+    token: int
+    finish: Literal["stop", "length"] | None
+
+
+@dataclass(eq=False)
+class _Request:
+    """What is known of a request between steps."""
+
+    sampler: Sampler
+    unread: Tensor
+    left: int
+    stop_tokens: frozenset[int]
+    last: int | None = None
+
+
+class Engine:
+    """Runs requests on a decoder.
+
+    Args:
+        model: the decoder.
+        slots: requests at a time.
+        context: tokens of each, prompt and answer together.
+
+    Raises:
+        ModelError: the model is not made for so many tokens.
+    """
+
+    def __init__(self, model: Decoder, slots: int, context: int) -> None:
+        self.model = model
+        self.cache = model.cache(slots, context)
+        self._step = DecodingStep(model, self.cache)
+        # In the order of their coming.
+        self._requests: dict[int, _Request] = {}
+
+    @property
+    def free(self) -> int:
+        """Slots that are free."""
+        return self.cache.slots - len(self._requests)
+
+    def admit(
+        self, prompt: Sequence[int], sampling: Sampling, max_new_tokens: int, stop_tokens: frozenset[int] = frozenset()
+    ) -> int:
+        """Take a request and return its slot; later steps read its prompt and make its tokens.
+
+        Args:
+            prompt: tokens.
+            sampling: how its tokens are chosen.
+            max_new_tokens: at most so many.
+            stop_tokens: tokens that end it.
+
+        Raises:
+            ModelError: the prompt is empty, too long for the context, or not of the vocabulary.
+            CapacityError: no slot is free.
+        """
+        if not prompt or max_new_tokens < 1:
+            raise ModelError(
+                f"{max_new_tokens} new tokens after a prompt of {len(prompt)} make no sense",
+                "give a prompt, and ask for at least one token",
+            )
+        if len(prompt) > self.cache.context:
+            raise ModelError(
+                f"the prompt has {len(prompt)} tokens and the context {self.cache.context}", "give a shorter prompt"
+            )
+        tokens = torch.tensor(prompt)
+        check_tokens(tokens, self.model.config.vocabulary)
+        slot = next((slot for slot in range(self.cache.slots) if slot not in self._requests), None)
+        if slot is None:
+            raise CapacityError(f"all {self.cache.slots} slots are taken", "wait until a request is done")
+        self.cache.lengths[slot] = 0
+        sampler = Sampler(sampling, prompt, self.model.config.vocabulary)
+        self._requests[slot] = _Request(sampler, tokens, max_new_tokens, stop_tokens)
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Give up a request; its slot is free at once. One that is done needs no release."""
+        self._requests.pop(slot, None)
+
+    def step(self) -> list[Emitted]:
+        """Make a token for every request that has read its prompt, and read a piece of the oldest other prompt.
+
+        Raises:
+            ModelError: the model's logits are not finite.
+        """
+        active = {slot: request.last for slot, request in self._requests.items() if request.last is not None}
+        waiting = [slot for slot, request in self._requests.items() if request.last is None]
+        emitted = []
+        if active:
+            logits = self._step([*active.values()], [*active]).cpu()
+            emitted = [self._choose(slot, row) for slot, row in zip(active, logits, strict=True)]
+        if waiting:
+            request = self._requests[waiting[0]]
+            chunk, request.unread = request.unread[:CHUNK], request.unread[CHUNK:]
+            row = self.model.prefill(chunk, self.cache, waiting[0])
+            if not len(request.unread):
+                emitted.append(self._choose(waiting[0], row.cpu()))
+        return emitted
+
+    def _choose(self, slot: int, logits: Tensor) -> Emitted:
+        request = self._requests[slot]
+        token = request.sampler(logits)
+        request.last = token
+        request.left -= 1
+        finish = None
+        if token in request.stop_tokens:
+            finish = "stop"
+        elif request.left == 0 or self.cache.lengths[slot] == self.cache.context:
+            finish = "length"
+        if finish is not None:
+            del self._requests[slot]
+        return Emitted(slot, token, finish)

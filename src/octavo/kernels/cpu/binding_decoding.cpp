@@ -1,0 +1,195 @@
+// A step runs these operations some hundred times on the same memory. So each is an object: arrays are handed over and
+// checked once, when it is made, and a call costs no more than a function. It keeps its arrays alive.
+#include "binding_decoding.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "decoding.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using octavo::Attention;
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MatrixOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Integers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Keys = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+// Attention of less is done sooner than a thread starts.
+constexpr std::size_t least_attention = std::size_t{1} << 20;
+
+void require(bool condition, const char* problem) {
+    if (!condition) throw std::invalid_argument(problem);
+}
+
+std::size_t checked_rows(std::int64_t rows, std::size_t most) {
+    require(0 <= rows && static_cast<std::size_t>(rows) <= most, "there are not so many rows");
+    return static_cast<std::size_t>(rows);
+}
+
+class AddNorm {
+  public:
+    AddNorm(MatrixOut residual, std::optional<Matrix> delta, Vector weight, double epsilon, MatrixOut out,
+            bool portable)
+        : residual_(std::move(residual)),
+          delta_(std::move(delta)),
+          weight_(std::move(weight)),
+          out_(std::move(out)),
+          epsilon_(static_cast<float>(epsilon)),
+          loops_(octavo::choose_decoding(portable)) {
+        for (std::size_t axis = 0; axis < 2; ++axis)
+            require(residual_.shape(axis) == out_.shape(axis) &&
+                        (!delta_ || residual_.shape(axis) == delta_->shape(axis)),
+                    "the buffers of a norm differ in size");
+        require(weight_.shape(0) == residual_.shape(1) && weight_.shape(0) != 0, "the norm does not fit its buffers");
+    }
+
+    void call(std::int64_t rows) const {
+        loops_.add_norm(checked_rows(rows, residual_.shape(0)), weight_.shape(0), residual_.data(),
+                        delta_ ? delta_->data() : nullptr, weight_.data(), epsilon_, out_.data());
+    }
+
+  private:
+    MatrixOut residual_;
+    std::optional<Matrix> delta_;
+    Vector weight_;
+    MatrixOut out_;
+    float epsilon_;
+    const octavo::DecodingLoops& loops_;
+};
+
+class Gate {
+  public:
+    Gate(Matrix found, MatrixOut out, bool portable)
+        : found_(std::move(found)), out_(std::move(out)), loops_(octavo::choose_decoding(portable)) {
+        require(found_.shape(0) == out_.shape(0) && found_.shape(1) == 2 * out_.shape(1), "the gate does not fit its buffers");
+    }
+
+    void call(std::int64_t rows) const {
+        loops_.gate(checked_rows(rows, out_.shape(0)), out_.shape(1), found_.data(), out_.data());
+    }
+
+  private:
+    Matrix found_;
+    MatrixOut out_;
+    const octavo::DecodingLoops& loops_;
+};
+
+class Attend {
+  public:
+    Attend(Matrix found, Integers slots, Integers positions, Matrix cosine, Matrix sine, Keys keys, Values values,
+           std::optional<Vector> query_norm, std::optional<Vector> key_norm, std::int64_t window, double epsilon,
+           MatrixOut out, bool portable)
+        : found_(std::move(found)),
+          slots_(std::move(slots)),
+          positions_(std::move(positions)),
+          cosine_(std::move(cosine)),
+          sine_(std::move(sine)),
+          keys_(std::move(keys)),
+          values_(std::move(values)),
+          query_norm_(std::move(query_norm)),
+          key_norm_(std::move(key_norm)),
+          out_(std::move(out)),
+          loops_(octavo::choose_decoding(portable)) {
+        const std::size_t width = keys_.shape(3), shared = keys_.shape(1), tiles = keys_.shape(2);
+        require(keys_.shape(4) == octavo::tile && width != 0 && width % 2 == 0 && shared != 0, "the keys are no tiles");
+        const std::size_t padded = (width + octavo::tile - 1) / octavo::tile * octavo::tile;
+        require(values_.shape(0) == keys_.shape(0) && values_.shape(1) == shared &&
+                    values_.shape(2) == tiles * octavo::tile && values_.shape(3) == padded,
+                "the values do not fit the keys");
+        require(cosine_.shape(1) == width / 2 && sine_.shape(1) == width / 2 && cosine_.shape(0) == sine_.shape(0) &&
+                    cosine_.shape(0) <= tiles * octavo::tile,
+                "the turns do not fit the keys");
+        const std::size_t heads = out_.shape(1) / width;
+        require(heads != 0 && out_.shape(1) == heads * width && heads % shared == 0, "the heads do not fit the keys");
+        require(found_.shape(1) == (heads + 2 * shared) * width, "queries, keys and values do not fit the heads");
+        require(found_.shape(0) == out_.shape(0) && slots_.shape(0) == out_.shape(0) &&
+                    positions_.shape(0) == out_.shape(0),
+                "the buffers of attention differ in size");
+        require(query_norm_.has_value() == key_norm_.has_value(), "queries and keys are normalized, or none");
+        require(!query_norm_ || (query_norm_->shape(0) == width && key_norm_->shape(0) == width),
+                "the norms do not fit the heads");
+        require(window >= 0, "a window cannot be negative");
+        layer_ = {heads,
+                  shared,
+                  width,
+                  padded,
+                  tiles,
+                  static_cast<std::size_t>(window),
+                  static_cast<float>(epsilon),
+                  query_norm_ ? query_norm_->data() : nullptr,
+                  key_norm_ ? key_norm_->data() : nullptr,
+                  cosine_.data(),
+                  sine_.data(),
+                  keys_.data(),
+                  values_.data()};
+    }
+
+    void call(std::int64_t rows, std::int64_t threads) const {
+        const std::size_t count = checked_rows(rows, out_.shape(0));
+        std::size_t longest = 0;
+        for (std::size_t row = 0; row < count; ++row) {
+            const std::int64_t slot = slots_.data()[row], position = positions_.data()[row];
+            require(0 <= slot && static_cast<std::size_t>(slot) < keys_.shape(0), "there is no such slot");
+            require(0 <= position && static_cast<std::size_t>(position) < cosine_.shape(0), "there is no such position");
+            longest = std::max(longest, static_cast<std::size_t>(position) + 1);
+        }
+        if (layer_.window != 0) longest = std::min(longest, layer_.window);
+        const std::size_t weight = longest * layer_.width * (layer_.heads / layer_.shared);
+        const auto workers = static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256));
+        const std::int64_t *slots = slots_.data(), *positions = positions_.data();
+        octavo::in_ranges(count * layer_.shared, 1, weight, workers, [&](std::size_t begin, std::size_t end) {
+            std::vector<float> scratch(octavo::scratch_of(layer_));
+            for (std::size_t i = begin; i < end; ++i) {
+                const std::size_t row = i / layer_.shared, head = i % layer_.shared;
+                loops_.attend(layer_, found_.data() + row * layer_.row(), head, static_cast<std::size_t>(slots[row]),
+                              static_cast<std::size_t>(positions[row]), scratch.data(),
+                              out_.data() + row * layer_.heads * layer_.width);
+            }
+        }, least_attention);
+    }
+
+  private:
+    Matrix found_;
+    Integers slots_, positions_;
+    Matrix cosine_, sine_;
+    Keys keys_;
+    Values values_;
+    std::optional<Vector> query_norm_, key_norm_;
+    MatrixOut out_;
+    const octavo::DecodingLoops& loops_;
+    Attention layer_{};
+};
+
+// An argument taken as it is: of a silently converted copy nobody would see what is written to it.
+auto given(const char* name) { return nb::arg(name).noconvert(); }
+
+}  // namespace
+
+void bind_decoding(nb::module_& module) {
+    nb::class_<AddNorm>(module, "AddNorm")
+        .def(nb::init<MatrixOut, std::optional<Matrix>, Vector, double, MatrixOut, bool>(), given("residual"),
+             given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
+        .def("__call__", &AddNorm::call, nb::arg("rows"));
+    nb::class_<Gate>(module, "Gate")
+        .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false)
+        .def("__call__", &Gate::call, nb::arg("rows"));
+    nb::class_<Attend>(module, "Attend")
+        .def(nb::init<Matrix, Integers, Integers, Matrix, Matrix, Keys, Values, std::optional<Vector>,
+                      std::optional<Vector>, std::int64_t, double, MatrixOut, bool>(),
+             given("found"), given("slots"), given("positions"), given("cosine"), given("sine"), given("keys"),
+             given("values"), given("query_norm").none(), given("key_norm").none(), nb::arg("window"),
+             nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
+        .def("__call__", &Attend::call, nb::arg("rows"), nb::arg("threads"));
+}

@@ -1,0 +1,219 @@
+#include "decoding.hpp"
+
+#include <cmath>
+#include <cstring>
+
+// Vectors are passed between functions that are always inlined, so that no calling convention is involved.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#define OCTAVO_INLINE inline __attribute__((always_inline))
+
+namespace octavo {
+namespace {
+
+// One register with AVX-512, two with AVX2, four with the instructions every x86-64 has.
+using Vector = float __attribute__((vector_size(4 * tile)));
+using Integers = std::int32_t __attribute__((vector_size(4 * tile)));
+
+OCTAVO_INLINE Vector load(const float* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+OCTAVO_INLINE void store(float* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
+
+OCTAVO_INLINE Vector load_first(const float* from, std::size_t count) {
+    Vector vector{};
+    std::memcpy(&vector, from, count * sizeof(float));
+    return vector;
+}
+
+OCTAVO_INLINE void store_first(float* to, const Vector& vector, std::size_t count) {
+    std::memcpy(to, &vector, count * sizeof(float));
+}
+
+OCTAVO_INLINE float sum_of(Vector vector) {
+    for (std::size_t half = tile / 2; half != 0; half /= 2)
+        for (std::size_t j = 0; j < half; ++j) vector[j] += vector[j + half];
+    return vector[0];
+}
+
+OCTAVO_INLINE float largest_of(const Vector& vector) {
+    float largest = vector[0];
+    for (std::size_t j = 1; j < tile; ++j) largest = vector[j] > largest ? vector[j] : largest;
+    return largest;
+}
+
+// e^x of x between -87 and 87, and of these bounds beyond: 2^n times a polynomial of the rest.
+OCTAVO_INLINE Vector exponential(Vector x) {
+    constexpr float reach = 87.0f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const Vector low = Vector{} - reach, high = Vector{} + reach;
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const Vector n = (x * 1.44269504f + magic) - magic;
+    const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    Vector value = Vector{} + 1.0f / 5040;
+    value = value * r + 1.0f / 720;
+    value = value * r + 1.0f / 120;
+    value = value * r + 1.0f / 24;
+    value = value * r + 1.0f / 6;
+    value = value * r + 0.5f;
+    value = value * r + 1.0f;
+    value = value * r + 1.0f;
+    const Integers bits = (__builtin_convertvector(n, Integers) + 127) << 23;
+    Vector power;
+    std::memcpy(&power, &bits, sizeof power);
+    return value * power;
+}
+
+OCTAVO_INLINE float norm_scale(const float* x, std::size_t width, float epsilon) {
+    Vector partial{};
+    std::size_t i = 0;
+    for (; i + tile <= width; i += tile) partial += load(x + i) * load(x + i);
+    if (i < width) {
+        const Vector rest = load_first(x + i, width - i);
+        partial += rest * rest;
+    }
+    return 1.0f / std::sqrt(sum_of(partial) / static_cast<float>(width) + epsilon);
+}
+
+OCTAVO_INLINE void add_norm(std::size_t rows, std::size_t width, float* residual, const float* delta,
+                            const float* weight, float epsilon, float* out) {
+    for (std::size_t row = 0; row < rows; ++row, residual += width, out += width) {
+        if (delta != nullptr)
+            for (std::size_t i = 0; i < width; ++i) residual[i] += delta[row * width + i];
+        const float scale = norm_scale(residual, width, epsilon);
+        for (std::size_t i = 0; i < width; ++i) out[i] = weight[i] * (residual[i] * scale);
+    }
+}
+
+OCTAVO_INLINE Vector gated(Vector x, Vector up) { return x / (exponential(-x) + 1.0f) * up; }
+
+OCTAVO_INLINE void gate(std::size_t rows, std::size_t inner, const float* found, float* out) {
+    for (std::size_t row = 0; row < rows; ++row, found += 2 * inner, out += inner) {
+        std::size_t i = 0;
+        for (; i + tile <= inner; i += tile) store(out + i, gated(load(found + i), load(found + inner + i)));
+        if (i < inner) {
+            const std::size_t left = inner - i;
+            store_first(out + i, gated(load_first(found + i, left), load_first(found + inner + i, left)), left);
+        }
+    }
+}
+
+// One head's channels, normalized if there is a weight, turned by its position.
+OCTAVO_INLINE void turned(const Attention& layer, const float* head, const float* norm, std::size_t position,
+                          float* out) {
+    const std::size_t half = layer.width / 2;
+    const float *cosine = layer.cosine + position * half, *sine = layer.sine + position * half;
+    if (norm != nullptr) {
+        const float scale = norm_scale(head, layer.width, layer.epsilon);
+        for (std::size_t i = 0; i < layer.width; ++i) out[i] = norm[i] * (head[i] * scale);
+    } else {
+        std::memcpy(out, head, layer.width * sizeof(float));
+    }
+    for (std::size_t i = 0; i < half; ++i) {
+        const float first = out[i], second = out[i + half];
+        out[i] = first * cosine[i] - second * sine[i];
+        out[i + half] = second * cosine[i] + first * sine[i];
+    }
+}
+
+// scores[t] = query · key[t] of `count` tiles that follow each other in memory.
+template <std::size_t count>
+OCTAVO_INLINE void score(const float* query, const float* keys, std::size_t width, float scale, float* scores) {
+    Vector found[count] = {};
+    for (std::size_t i = 0; i < width; ++i)
+        for (std::size_t j = 0; j < count; ++j) found[j] += load(keys + (j * width + i) * tile) * query[i];
+    for (std::size_t j = 0; j < count; ++j) store(scores + j * tile, found[j] * scale);
+}
+
+// out = sum of share[t] * value[t] over `tokens`, of count * tile channels.
+template <std::size_t count>
+OCTAVO_INLINE void mix(const float* share, const float* values, std::size_t tokens, std::size_t padded, float* out) {
+    Vector found[count] = {};
+    for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t j = 0; j < count; ++j) found[j] += load(values + t * padded + j * tile) * share[t];
+    for (std::size_t j = 0; j < count; ++j) store(out + j * tile, found[j]);
+}
+
+OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
+                          std::size_t position, float* scratch, float* out) {
+    const std::size_t width = layer.width, padded = layer.padded, share = layer.heads / layer.shared;
+    const std::size_t place = slot * layer.shared + head;
+    float* const keys = layer.keys + place * layer.tiles * width * tile;
+    float* const values = layer.values + place * layer.tiles * tile * padded;
+    float *const scores = scratch, *const mixed = scratch + layer.tiles * tile;
+
+    turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, mixed);
+    for (std::size_t i = 0; i < width; ++i)
+        keys[(position / tile * width + i) * tile + position % tile] = mixed[i];
+    const float* const value = found + (layer.heads + layer.shared + head) * width;
+    for (std::size_t i = 0; i < padded; ++i) values[position * padded + i] = i < width ? value[i] : 0.0f;
+
+    const std::size_t end = position + 1;
+    const std::size_t begin = layer.window != 0 && end > layer.window ? end - layer.window : 0;
+    const std::size_t first = begin / tile, last = position / tile + 1;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    for (std::size_t query = head * share; query < (head + 1) * share; ++query) {
+        turned(layer, found + query * width, layer.query_norm, position, mixed);
+        std::size_t t = first;
+        for (; t + 4 <= last; t += 4) score<4>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
+        for (; t < last; ++t) score<1>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
+        for (std::size_t i = first * tile; i < begin; ++i) scores[i] = -__builtin_inff();
+        for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
+        Vector peak = load(scores + first * tile);
+        for (t = first + 1; t < last; ++t) {
+            const Vector next = load(scores + t * tile);
+            peak = next > peak ? next : peak;
+        }
+        const float largest = largest_of(peak);
+        for (t = first; t < last; ++t) store(scores + t * tile, exponential(load(scores + t * tile) - largest));
+        for (std::size_t i = first * tile; i < begin; ++i) scores[i] = 0.0f;
+        for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
+        Vector partial{};
+        for (t = first; t < last; ++t) partial += load(scores + t * tile);
+        const float total = sum_of(partial);
+        std::size_t channel = 0;
+        const float *share_of = scores + begin, *from = values + begin * padded;
+        for (; channel + 4 * tile <= padded; channel += 4 * tile)
+            mix<4>(share_of, from + channel, end - begin, padded, mixed + channel);
+        for (; channel < padded; channel += tile)
+            mix<1>(share_of, from + channel, end - begin, padded, mixed + channel);
+        for (std::size_t i = 0; i < width; ++i) out[query * width + i] = mixed[i] / total;
+    }
+}
+
+#define OCTAVO_DECODING(name, attributes)                                                                        \
+    attributes void add_norm_##name(std::size_t rows, std::size_t width, float* residual, const float* delta,    \
+                                    const float* weight, float epsilon, float* out) {                            \
+        add_norm(rows, width, residual, delta, weight, epsilon, out);                                            \
+    }                                                                                                            \
+    attributes void attend_##name(const Attention& layer, const float* found, std::size_t head, std::size_t slot, \
+                                  std::size_t position, float* scratch, float* out) {                            \
+        attend(layer, found, head, slot, position, scratch, out);                                                \
+    }                                                                                                            \
+    attributes void gate_##name(std::size_t rows, std::size_t inner, const float* found, float* out) {           \
+        gate(rows, inner, found, out);                                                                           \
+    }                                                                                                            \
+    constexpr DecodingLoops name##_loops{add_norm_##name, attend_##name, gate_##name};
+
+OCTAVO_DECODING(plain, )
+#if defined(__x86_64__)
+OCTAVO_DECODING(avx2, __attribute__((target("avx2"))))
+OCTAVO_DECODING(avx512, __attribute__((target("avx512f"))))
+#endif
+
+}  // namespace
+
+const DecodingLoops& choose_decoding(bool portable) {
+#if defined(__x86_64__)
+    if (!portable && __builtin_cpu_supports("avx512f")) return avx512_loops;
+    if (!portable && __builtin_cpu_supports("avx2")) return avx2_loops;
+#endif
+    return plain_loops;
+}
+
+}  // namespace octavo

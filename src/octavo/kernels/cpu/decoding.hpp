@@ -1,0 +1,53 @@
+// What lies between the products of one decoding step: norms, attention over a cache, gates. Each function is defined,
+// bit for bit, by octavo/kernels/reference/decoding.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace octavo {
+
+// Tokens of a tile of keys; channels of values come in multiples of it; partial sums of every sum.
+constexpr std::size_t tile = 16;
+
+// Attention of one layer, whose keys lie as [slots][shared][tiles][width][tile] and values as
+// [slots][shared][tiles * tile][padded].
+struct Attention {
+    std::size_t heads;   // of queries
+    std::size_t shared;  // of keys and values, a divisor
+    std::size_t width;   // channels of a head, even
+    std::size_t padded;  // the same as a multiple of `tile`
+    std::size_t tiles;
+    std::size_t window;  // tokens that are seen, 0 for all
+    float epsilon;
+    const float* query_norm;  // [width], or null for none of both
+    const float* key_norm;
+    const float* cosine;  // [positions][width / 2]
+    const float* sine;
+    float* keys;
+    float* values;
+
+    std::size_t row() const { return (heads + 2 * shared) * width; }
+};
+
+struct DecodingLoops {
+    // residual += delta unless that is null; out = weight * (residual / root mean square).
+    void (*add_norm)(std::size_t rows, std::size_t width, float* residual, const float* delta, const float* weight,
+                     float epsilon, float* out);
+
+    // One token's key and value of one shared head into the cache, and the attention of the heads that share it.
+    // `found` holds queries, keys and values of the token, `out` its heads' channels; `scratch` as many floats as
+    // scratch_of says.
+    void (*attend)(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
+                   std::size_t position, float* scratch, float* out);
+
+    // out = silu(gate) * up, where each row of `found` holds both.
+    void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out);
+};
+
+inline std::size_t scratch_of(const Attention& layer) { return layer.tiles * tile + layer.padded; }
+
+// The fastest loops this processor runs; `portable` forces the portable ones.
+const DecodingLoops& choose_decoding(bool portable);
+
+}  // namespace octavo

@@ -1,0 +1,54 @@
+"""What lies between the products of one decoding step, in C++; see octavo.kernels.decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.base.errors import FormatError
+from octavo.kernels import cpu
+
+
+def add_norm(
+    residual: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
+) -> Any:
+    return _made("AddNorm", residual, delta, weight, epsilon, out, portable)
+
+
+def gate(found: Tensor, out: Tensor, portable: bool = False) -> Any:
+    return _made("Gate", found, out, portable)
+
+
+def attend(
+    found: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    window: int | None,
+    epsilon: float,
+    out: Tensor,
+    portable: bool = False,
+) -> Any:
+    cache = cosine, sine, keys, values, query_norm, key_norm
+    made = _made("Attend", found, slots, positions, *cache, window or 0, epsilon, out, portable)
+
+    def run(rows: int) -> None:
+        made(rows, torch.get_num_threads())
+
+    return run
+
+
+def _made(name: str, *arguments: Any) -> Any:
+    try:
+        return getattr(cpu._extension(), name)(*arguments)
+    except (ValueError, TypeError) as error:
+        raise FormatError(
+            f"{name}: {str(error).splitlines()[0]}", "pass contiguous float32 tensors of matching sizes"
+        ) from None

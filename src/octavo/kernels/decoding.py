@@ -1,0 +1,98 @@
+"""The operations between the products of one decoding step, prepared for buffers that stay where they are.
+
+A step of a small model runs hundreds of these, each a few microseconds long, so they are no ops of torch: calling an op
+takes longer than its work. Each function here checks its buffers once and returns a callable that takes the number of
+rows in use. On the CPU and in float32 only; what they compute is defined in octavo.kernels.reference.decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from octavo.kernels import cpu
+from octavo.kernels.backends import say_once
+from octavo.kernels.cpu import decoding as native
+from octavo.kernels.reference import decoding as reference
+
+Prepared = Callable[[int], None]
+"""Runs on the first rows of its buffers."""
+
+
+def add_norm(
+    residual: Float32[Tensor, "rows width"],
+    delta: Float32[Tensor, "rows width"] | None,
+    weight: Float32[Tensor, " width"],
+    epsilon: float,
+    out: Float32[Tensor, "rows width"],
+) -> Prepared:
+    """residual += delta, unless that is None; out = weight · (residual / root mean square)."""
+    if _native():
+        return native.add_norm(residual, delta, weight, epsilon, out)
+
+    def run(rows: int) -> None:
+        added = None if delta is None else delta[:rows]
+        out[:rows] = reference.add_norm(residual[:rows], added, weight, epsilon)
+
+    return run
+
+
+def gate(found: Float32[Tensor, "rows both"], out: Float32[Tensor, "rows inner"]) -> Prepared:
+    """out = silu(gate) · up of rows of `found` that hold both."""
+    if _native():
+        return native.gate(found, out)
+
+    def run(rows: int) -> None:
+        out[:rows] = reference.gate(found[:rows])
+
+    return run
+
+
+def attend(
+    found: Float32[Tensor, "rows channels"],
+    slots: Int64[Tensor, " rows"],
+    positions: Int64[Tensor, " rows"],
+    cosine: Float32[Tensor, "positions half"],
+    sine: Float32[Tensor, "positions half"],
+    keys: Float32[Tensor, "slots shared tiles width 16"],
+    values: Float32[Tensor, "slots shared tokens padded"],
+    query_norm: Float32[Tensor, " width"] | None,
+    key_norm: Float32[Tensor, " width"] | None,
+    window: int | None,
+    epsilon: float,
+    out: Float32[Tensor, "rows queries"],
+) -> Prepared:
+    """Put one token of each row into a layer's cache, and let its queries attend to its slot's tokens.
+
+    Args:
+        found: queries, keys and values of each row's token.
+        slots, positions: of the tokens; read at each call.
+        cosine, sine: of the turns of all positions.
+        keys, values: the cache of the layer (octavo.models.static_cache).
+        query_norm, key_norm: weights of the heads' norms, with `epsilon`; None for none.
+        window: tokens that are seen; None for all.
+        epsilon: of these norms.
+        out: the channels of all heads.
+
+    Raises:
+        FormatError: the buffers do not fit each other.
+    """
+    cache = cosine, sine, keys, values, query_norm, key_norm
+    if _native():
+        return native.attend(found, slots, positions, *cache, window, epsilon, out)
+
+    def run(rows: int) -> None:
+        for row in range(rows):
+            place = int(slots[row]), int(positions[row])
+            out[row] = reference.attend(found[row], *place, *cache, window or 0, epsilon)
+
+    return run
+
+
+def _native() -> bool:
+    if not cpu.MISSING:
+        return True
+    say_once(f"the C++ kernels are not built, so each token takes many times as long ({cpu.MISSING})")
+    return False

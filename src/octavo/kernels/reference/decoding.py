@@ -1,0 +1,119 @@
+"""What lies between the products of one decoding step, in plain torch: the definition of its result, bit for bit.
+
+Sums run in 16 lanes: number i goes to lane i mod 16, each lane adds in order, and then the lanes' halves are added to
+each other until one number is left. Every product and sum is rounded to float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+TILE = 16
+REACH = 87.0
+MAGIC = 12582912.0
+"""1.5 · 2²³: a float32 to which this is added and from which it is taken again is a whole number."""
+
+
+def lane_sum(values: Float32[Tensor, "*batch n"]) -> Float32[Tensor, "*batch 1"]:
+    """The sum of each row, in the order that is described above."""
+    lanes = values.new_zeros(*values.shape[:-1], TILE)
+    for piece in torch.nn.functional.pad(values, (0, -values.shape[-1] % TILE)).split(TILE, dim=-1):
+        lanes = lanes + piece
+    while lanes.shape[-1] > 1:
+        upper, lower = lanes.chunk(2, dim=-1)
+        lanes = upper + lower
+    return lanes
+
+
+def exponential(x: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+    """e^x within ±87, and of these bounds beyond: 2^n by its bits, times Taylor's polynomial of the rest."""
+    x = x.clamp(-REACH, REACH)
+    n = (x * 1.44269504 + MAGIC) - MAGIC
+    rest = (x - n * 0.693359375) - n * -2.12194440e-4
+    value = torch.full_like(rest, 1 / math.factorial(7))
+    for power in range(6, -1, -1):
+        value = value * rest + 1 / math.factorial(power)
+    return value * ((n.int() + 127) << 23).view(torch.float32)
+
+
+def rms(x: Float32[Tensor, "*batch width"], weight: Float32[Tensor, " width"], epsilon: float) -> Tensor:
+    """weight · (x / root mean square)."""
+    scale = 1.0 / (lane_sum(x * x) / x.shape[-1] + epsilon).sqrt()
+    return weight * (x * scale)
+
+
+def add_norm(
+    residual: Float32[Tensor, "rows width"],
+    delta: Float32[Tensor, "rows width"] | None,
+    weight: Float32[Tensor, " width"],
+    epsilon: float,
+) -> Float32[Tensor, "rows width"]:
+    """Add `delta` to `residual`, in place, and return its norm."""
+    if delta is not None:
+        residual += delta
+    return rms(residual, weight, epsilon)
+
+
+def gate(found: Float32[Tensor, "rows both"]) -> Float32[Tensor, "rows inner"]:
+    """silu(gate) · up of rows that hold both."""
+    x, up = found.chunk(2, dim=-1)
+    return x / (exponential(-x) + 1.0) * up
+
+
+def attend(
+    found: Float32[Tensor, " channels"],
+    slot: int,
+    position: int,
+    cosine: Float32[Tensor, "positions half"],
+    sine: Float32[Tensor, "positions half"],
+    keys: Float32[Tensor, "slots shared tiles width 16"],
+    values: Float32[Tensor, "slots shared tokens padded"],
+    query_norm: Float32[Tensor, " width"] | None,
+    key_norm: Float32[Tensor, " width"] | None,
+    window: int,
+    epsilon: float,
+) -> Float32[Tensor, " out"]:
+    """Put one token's keys and values into the cache, and return the attention of its queries.
+
+    Args:
+        found: the token's queries, keys and values.
+        slot, position: of the token.
+        cosine, sine: of the turns of all positions.
+        keys, values: of one layer (octavo.models.static_cache); written in place.
+        query_norm, key_norm: weights of the heads' norms.
+        window: how many tokens are seen; 0 for all.
+        epsilon: of the norms.
+    """
+    shared, width = keys.shape[1], keys.shape[3]
+    heads = found.view(-1, width)
+    queries, own_keys, own_values = heads.split([len(heads) - 2 * shared, shared, shared])
+    if query_norm is not None and key_norm is not None:
+        queries, own_keys = rms(queries, query_norm, epsilon), rms(own_keys, key_norm, epsilon)
+    queries, own_keys = (_turned(each, cosine[position], sine[position]) for each in (queries, own_keys))
+    keys[slot, :, position // TILE, :, position % TILE] = own_keys
+    values[slot, :, position, :width] = own_values
+    values[slot, :, position, width:] = 0
+
+    begin = max(0, position + 1 - window) if window else 0
+    first, last = begin // TILE, position // TILE + 1
+    queries = queries.view(shared, -1, width, 1, 1)
+    scores = queries.new_zeros(1)
+    for channel in range(width):
+        scores = scores + keys[slot, :, None, first:last, channel] * queries[:, :, channel]
+    scores = (scores * (1.0 / torch.tensor(width, dtype=torch.float32).sqrt())).flatten(2)
+    scores = scores[..., begin - first * TILE : position + 1 - first * TILE]
+    share = exponential(scores - scores.amax(-1, keepdim=True))
+    total = lane_sum(torch.nn.functional.pad(share, (begin - first * TILE, 0)))
+    mixed = queries.new_zeros(1)
+    for i, token in enumerate(range(begin, position + 1)):
+        mixed = mixed + values[slot, :, None, token, :width] * share[..., i, None]
+    return (mixed / total).flatten()
+
+
+def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

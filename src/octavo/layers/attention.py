@@ -1,0 +1,45 @@
+"""Attention of many tokens at a time, over keys and values that heads share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def causal_mask(
+    queries: int, keys: int, window: int | None, device: torch.device | None = None
+) -> Bool[Tensor, "queries keys"] | None:
+    """Which keys the last `queries` of `keys` tokens see: those up to themselves, of a window the last so many.
+
+    Returns None where each sees all keys.
+    """
+    if queries == 1 and (window is None or window >= keys):
+        return None
+    place = torch.arange(keys, device=device)
+    own = place[keys - queries :, None]
+    seen = place <= own
+    return seen if window is None else seen & (place > own - window)
+
+
+def attend(
+    queries: Float[Tensor, "batch heads tokens width"],
+    keys: Float[Tensor, "batch shared seen width"],
+    values: Float[Tensor, "batch shared seen width"],
+    mask: Bool[Tensor, "*#batch tokens seen"] | None,
+) -> Float[Tensor, "batch tokens channels"]:
+    """Softmax attention, scaled by 1/√width, every key-value head shared by heads / shared query heads.
+
+    Args:
+        queries, keys, values: rotated already.
+        mask: True where a query sees a key; None lets all see all.
+    """
+    batch, heads, tokens, width = queries.shape
+    share = heads // keys.shape[1]
+    if share > 1:
+        keys, values = keys.repeat_interleave(share, dim=1), values.repeat_interleave(share, dim=1)
+    if mask is not None and mask.ndim == 3:
+        mask = mask[:, None]
+    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return found.transpose(1, 2).reshape(batch, tokens, heads * width)

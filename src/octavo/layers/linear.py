@@ -1,0 +1,140 @@
+"""Linear layers and look-ups over weights that are dense or packed: the one place where a weight meets its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from octavo.formats.rows import select_rows, slice_rows
+from octavo.formats.stacking import stack, stackable
+from octavo.formats.tensor import QuantizedTensor
+
+SLAB = 1 << 21
+"""Weights dequantized at once: 8 MiB in float32. Larger pieces are fetched from the system each time anew."""
+
+Weight = Tensor | QuantizedTensor
+"""A matrix [rows, columns], dense or packed."""
+
+
+Product = Callable[[Tensor], Tensor]
+"""From inputs [batch, columns] to inputs · weightᵀ [batch, rows], of the dtype of the inputs."""
+
+
+def product(weight: Weight) -> Product:
+    """The product with a matrix, prepared once for all inputs."""
+    if isinstance(weight, Tensor):
+        return partial(F.linear, weight=weight)
+    return partial(_by_slabs, weight)
+
+
+def _by_slabs(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+    return torch.cat([F.linear(inputs, slab.to(inputs.dtype)) for slab in _slabs(weight)], dim=-1)
+
+
+def _slabs(weight: QuantizedTensor) -> Iterator[Float[Tensor, "_ columns"]]:
+    """A packed matrix in float32, a few rows at a time where its format lets them be cut out."""
+    rows, columns = weight.shape
+    height = max(1, SLAB // columns)
+    for start in range(0, rows, height):
+        slab = slice_rows(weight, start, min(rows, start + height))
+        if slab is None:
+            # It is the format that cannot be cut, so this is the first slab.
+            yield weight.dequantize()
+            return
+        yield slab
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """x · Wᵀ + b, where W may be several matrices on top of each other: q, k and v share one product.
+
+    Attributes:
+        pieces: the matrices, in order.
+        bias: of all rows; None for none.
+    """
+
+    pieces: tuple[Weight, ...]
+    bias: Float[Tensor, " rows"] | None = None
+
+    @cached_property
+    def _products(self) -> tuple[Product, ...]:
+        return tuple(map(product, self.pieces))
+
+    def __call__(self, inputs: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        found = [product(flat) for product in self._products]
+        outputs = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+        if self.bias is not None:
+            outputs = outputs + self.bias
+        return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
+
+    def between(
+        self, inputs: Float[Tensor, "most columns"], outputs: Float[Tensor, "most rows"]
+    ) -> Callable[[int], None]:
+        """The product prepared for memory that stays where it is: a function of how many of its first rows are in use.
+
+        The step of one token spends its time in products of microseconds, where slices and results cost as much.
+        """
+        views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
+        if len(self.pieces) > 1 or not isinstance(self.pieces[0], Tensor):
+
+            def run(rows: int) -> None:
+                given, out = views[rows]
+                out.copy_(self(given))
+
+            return run
+        turned, bias = self.pieces[0].t(), self.bias
+
+        def run_dense(rows: int) -> None:
+            given, out = views[rows]
+            if bias is None:
+                torch.mm(given, turned, out=out)
+            else:
+                torch.addmm(bias, given, turned, out=out)
+
+        return run_dense
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return sum(map(nbytes, self.pieces)) + (0 if self.bias is None else self.bias.nbytes)
+
+
+def stacked(pieces: list[Weight]) -> tuple[Weight, ...]:
+    """The same matrices, those put together that can be: dense ones, and packed ones of one format by rows."""
+    found = pieces[:1]
+    for piece in pieces[1:]:
+        last = found[-1]
+        if isinstance(last, Tensor) and isinstance(piece, Tensor):
+            found[-1] = torch.cat([last, piece])
+        elif (
+            isinstance(last, QuantizedTensor)
+            and isinstance(piece, QuantizedTensor)
+            and last.format == piece.format
+            and stackable(last.format, last.shape)
+        ):
+            found[-1] = stack(last, piece)
+        else:
+            found.append(piece)
+    return tuple(found)
+
+
+def look_up(weight: Weight, index: Int[Tensor, "*batch"], dtype: torch.dtype) -> Float[Tensor, "*batch columns"]:
+    """Rows of a matrix."""
+    if isinstance(weight, Tensor):
+        return F.embedding(index, weight).to(dtype)
+    chosen = select_rows(weight, index.reshape(-1))
+    rows = weight.dequantize()[index.reshape(-1)] if chosen is None else chosen
+    return rows.to(dtype).reshape(*index.shape, weight.shape[1])
+
+
+def nbytes(weight: Weight) -> int:
+    """Bytes that a weight takes."""
+    parts = [weight] if isinstance(weight, Tensor) else weight.parts.values()
+    return sum(part.nbytes for part in parts)

@@ -1,0 +1,150 @@
+"""Reads a decoder's weights from a checkpoint, one tensor at a time, packed ones as they are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from octavo.base.errors import CheckpointError, ModelError
+from octavo.formats.tensor import QuantizedTensor
+from octavo.layers.linear import Linear, Weight, stacked
+from octavo.models.decoder import Decoder, Layer
+from octavo.models.decoder_config import ORIGINAL, DecoderConfig
+from octavo.models.decoder_names import from_huggingface, to_huggingface
+
+
+class Weights(Protocol):
+    """A checkpoint by Hugging Face names of tensors, whether packed or dense, as octavo.hub.stored opens it."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def activations(self) -> dict[str, Any] | None: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def quantized(self, name: str) -> QuantizedTensor | None: ...
+
+    def dense(self, name: str) -> Tensor: ...
+
+
+def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+    """Build the decoder of a checkpoint, ready to run.
+
+    Memory: the weights, and what the largest fused product takes while its pieces are put together. Entropy-coded
+    tensors are decoded to the form that they are computed in, which is larger than their stream.
+
+    Args:
+        weights: the checkpoint.
+        dtype: of what is dense, and to compute in.
+        device: where to.
+
+    Raises:
+        ModelError: another architecture, sizes that make no sense, or layers that round or transform their inputs.
+        CheckpointError: a tensor is missing, unknown, damaged or of another shape than config.json says.
+    """
+    config = DecoderConfig.from_huggingface(weights.config)
+    if weights.activations is not None:
+        raise ModelError("the decoder takes the inputs of layers as they are, and this model does not", ORIGINAL)
+    reader = _Reader(weights, dtype, torch.device(device))
+    hidden, inner, vocabulary = config.hidden, config.inner, config.vocabulary
+    channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
+    layers = []
+    for number, window in enumerate(config.windows):
+        start = f"layers.{number}."
+        norms = ("query_norm", "key_norm") if config.head_norms else ()
+        head_norms = [reader.vector(f"{start}attention.{norm}.weight", config.rotary.width) for norm in norms]
+        queries_keys_values = {f"{start}attention.query": channels}
+        queries_keys_values |= {f"{start}attention.{name}": shared for name in ("key", "value")}
+        layers.append(
+            Layer(
+                reader.vector(f"{start}attention_norm.weight", hidden),
+                reader.vector(f"{start}inner_norm.weight", hidden),
+                *(head_norms or (None, None)),
+                attention=reader.linear(queries_keys_values, hidden, config.attention_bias),
+                output=reader.linear({f"{start}attention.output": hidden}, channels, config.output_bias),
+                inner=reader.linear(
+                    {f"{start}inner.{name}": inner for name in ("gate", "up")}, hidden, config.inner_bias
+                ),
+                down=reader.linear({f"{start}inner.down": hidden}, inner, config.inner_bias),
+                window=window,
+            )
+        )
+    norm = reader.vector("norm.weight", hidden)
+    embedding = reader.matrix("embedding.weight", vocabulary, hidden)
+    tied = config.tied and to_huggingface("head.weight") not in weights.names
+    head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),))
+    reader.check_all_read()
+    return Decoder(config, embedding, tuple(layers), norm, head, dtype, torch.device(device))
+
+
+class _Reader:
+    """Reads tensors by the decoder's names, each of the shape that it must have."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+        self.weights, self.dtype, self.device = weights, dtype, device
+        self.known = frozenset(weights.names)
+        self.left = set(weights.names)
+
+    def vector(self, name: str, size: int) -> Tensor:
+        stored = self._checked(name, (size,))
+        return self._finite(stored, self.weights.dense(stored)).to(self.device, self.dtype)
+
+    def matrix(self, name: str, rows: int, columns: int) -> Weight:
+        stored = self._checked(name, (rows, columns))
+        quantized = self.weights.quantized(stored)
+        if quantized is None:
+            return self.weights.dense(stored).to(self.device, self.dtype)
+        for part in quantized.parts.values():
+            self._finite(stored, part)
+        if quantized.format.code == "ans":
+            from octavo.formats.entropy_coded import resident
+
+            try:
+                quantized = resident(quantized)
+            except CheckpointError as error:
+                raise CheckpointError(f"tensor {stored}: {error.problem}", error.remedy) from error
+        parts = {part: value.to(self.device) for part, value in quantized.parts.items()}
+        return QuantizedTensor(quantized.format, quantized.shape, parts)
+
+    def linear(self, sizes: Mapping[str, int], columns: int, bias: bool) -> Linear:
+        """The matrices of these names and numbers of rows on top of each other."""
+        pieces = stacked([self.matrix(f"{name}.weight", rows, columns) for name, rows in sizes.items()])
+        biases = [self.vector(f"{name}.bias", rows) for name, rows in sizes.items()] if bias else []
+        return Linear(pieces, torch.cat(biases) if biases else None)
+
+    def check_all_read(self) -> None:
+        """CheckpointError if a tensor is left that would have changed what the model computes."""
+        # Old checkpoints hold the rotary frequencies, which follow from the config.
+        left = sorted(name for name in self.left if not name.endswith("rotary_emb.inv_freq"))
+        if left:
+            why = "the decoder does not know" if from_huggingface(left[0]) is None else "config.json does not ask for"
+            raise CheckpointError(
+                f"the model has the tensor {left[0]}, which {why}", "config.json does not belong to these weights"
+            )
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> str:
+        stored = to_huggingface(name)
+        if stored not in self.known:
+            raise CheckpointError(f"the model lacks the tensor {stored}", "fetch the model again")
+        if (found := self.weights.shape(stored)) != shape:
+            raise CheckpointError(
+                f"tensor {stored} is {list(found)}, and config.json makes it {list(shape)}",
+                "config.json does not belong to these weights",
+            )
+        self.left.discard(stored)
+        return stored
+
+    @staticmethod
+    def _finite(name: str, values: Tensor) -> Tensor:
+        # e8m0 and other narrow floats have no isfinite of their own.
+        if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
+            raise CheckpointError(f"tensor {name} holds values that are not finite", "copy or compress the model again")
+        return values

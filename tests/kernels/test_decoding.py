@@ -1,0 +1,185 @@
+"""Norms, gates and attention of a decoding step: C++ against torch bit for bit, and torch against the plain formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from octavo.base.errors import FormatError
+from octavo.kernels import cpu
+from octavo.kernels import decoding as kernels
+from octavo.kernels.cpu import decoding as native
+from octavo.kernels.reference import decoding as reference
+
+BUILT = pytest.mark.skipif(bool(cpu.MISSING), reason=f"the C++ kernels are not built: {cpu.MISSING}")
+BOTH = pytest.mark.parametrize("portable", [False, True], ids=["fastest", "portable"])
+TOKENS = 80
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+def test_the_exponential_is_one(generator: torch.Generator) -> None:
+    x = torch.cat([torch.linspace(-87, 87, 10001), torch.randn(1000, generator=generator)])
+    assert torch.allclose(reference.exponential(x).double(), x.double().exp(), rtol=4e-7, atol=0)
+    assert reference.exponential(torch.tensor([-1e9, 0.0, 1e9])).isfinite().all()
+    assert reference.exponential(torch.tensor([0.0, float("nan")])).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 576])
+def test_a_lane_sum_is_a_sum(width: int, generator: torch.Generator) -> None:
+    x = torch.randn(3, width, generator=generator)
+    assert torch.allclose(reference.lane_sum(x)[:, 0], x.sum(-1), atol=1e-4)
+
+
+@BUILT
+@BOTH
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("width", [1, 12, 33, 576])
+def test_norms_agree(width: int, add: bool, portable: bool, generator: torch.Generator) -> None:
+    residual, delta = (torch.randn(4, width, generator=generator) for _ in range(2))
+    weight, out, ours = torch.rand(width, generator=generator), torch.full((4, width), 7.0), residual.clone()
+    native.add_norm(ours, delta if add else None, weight, 1e-5, out, portable)(3)
+    expected = residual[:3].clone()
+    norm = reference.add_norm(expected, delta[:3] if add else None, weight, 1e-5)
+    assert same(ours[:3], expected)
+    assert same(out[:3], norm)
+    assert same(ours[3], residual[3])
+    assert out[3].eq(7).all()
+    assert torch.allclose(norm, F.rms_norm(expected, (width,), weight, 1e-5), atol=1e-5)
+
+
+@BUILT
+@BOTH
+@pytest.mark.parametrize("inner", [1, 16, 53])
+def test_gates_agree(inner: int, portable: bool, generator: torch.Generator) -> None:
+    found = 9 * torch.randn(3, 2 * inner, generator=generator)
+    out = torch.empty(3, inner)
+    native.gate(found, out, portable)(3)
+    assert same(out, reference.gate(found))
+    x, up = found.chunk(2, dim=-1)
+    assert torch.allclose(out, F.silu(x) * up, rtol=1e-5, atol=1e-6)
+
+
+def attention(
+    generator: torch.Generator, width: int, share: int, norms: bool, window: int | None, rows: int = 3
+) -> dict[str, Any]:
+    """Arguments of attention over a filled cache, two shared heads, and out; what no token reached is NaN."""
+    tiles, padded = TOKENS // 16, -(-width // 16) * 16
+    positions = torch.tensor([0, 37, 79])[:rows]
+    keys = torch.randn(4, 2, tiles, width, 16, generator=generator)
+    values = torch.randn(4, 2, TOKENS, padded, generator=generator)
+    slots = torch.tensor([2, 0, 3])[:rows]
+    for slot, position in zip(slots.tolist(), positions.tolist(), strict=True):
+        values[slot, :, position:] = float("nan")
+        keys.transpose(3, 4).reshape(4, 2, TOKENS, width)[slot, :, position:] = float("nan")
+        beyond = torch.arange(TOKENS).view(tiles, 1, 16) >= position
+        keys[slot] = keys[slot].masked_fill(beyond, float("nan"))
+    angles = torch.rand(TOKENS, width // 2, generator=generator) * 6
+    return {
+        "found": torch.randn(rows, (2 * share + 4) * width, generator=generator),
+        "slots": slots,
+        "positions": positions,
+        "cosine": angles.cos(),
+        "sine": angles.sin(),
+        "keys": keys,
+        "values": values,
+        "query_norm": torch.rand(width, generator=generator) if norms else None,
+        "key_norm": torch.rand(width, generator=generator) if norms else None,
+        "window": window,
+        "epsilon": 1e-6,
+        "out": torch.empty(rows, 2 * share * width),
+    }
+
+
+def by_reference(given: dict[str, Any]) -> torch.Tensor:
+    cache = [given[name] for name in ("cosine", "sine", "keys", "values", "query_norm", "key_norm")]
+    rest = given["window"] or 0, given["epsilon"]
+    rows = zip(given["found"], given["slots"].tolist(), given["positions"].tolist(), strict=True)
+    return torch.stack([reference.attend(found, slot, position, *cache, *rest) for found, slot, position in rows])
+
+
+@BUILT
+@BOTH
+@pytest.mark.parametrize(
+    ("width", "share", "norms", "window"),
+    [(12, 1, False, None), (64, 3, True, 20), (16, 2, True, 1), (80, 1, False, 33)],
+)
+def test_attention_agrees(
+    width: int, share: int, norms: bool, window: int | None, portable: bool, generator: torch.Generator
+) -> None:
+    given = attention(generator, width, share, norms, window)
+    twin = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+    native.attend(**given, portable=portable)(3)
+    assert same(given["out"], by_reference(twin))
+    assert same(given["keys"], twin["keys"])
+    assert same(given["values"], twin["values"])
+
+
+@pytest.mark.parametrize(("norms", "window"), [(False, None), (True, 20)])
+def test_attention_is_softmax_attention(norms: bool, window: int | None, generator: torch.Generator) -> None:
+    given = attention(generator, 12, 3, norms, window)
+    kernels.attend(**given)(3)
+    assert given["out"].isfinite().all()
+    for row, (slot, position) in enumerate(zip(given["slots"], given["positions"].tolist(), strict=True)):
+        begin = 0 if window is None else max(0, position + 1 - window)
+        keys = given["keys"][slot].transpose(2, 3).flatten(1, 2)[:, begin : position + 1]
+        values = given["values"][slot, :, begin : position + 1, :12]
+        query = given["found"][row].view(-1, 12)[:6]
+        if norms:
+            query = F.rms_norm(query, (12,), given["query_norm"], 1e-6)
+        first, second = query.chunk(2, -1)
+        cosine, sine = given["cosine"][position], given["sine"][position]
+        query = torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+        both = (x.repeat_interleave(3, 0)[None] for x in (keys, values))
+        expected = F.scaled_dot_product_attention(query[None, :, None], *both)
+        assert torch.allclose(given["out"][row], expected.flatten(), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_row_does_not_know_the_others(number: int, generator: torch.Generator) -> None:
+    given = attention(generator, 16, 2, True, None)
+    kernels.attend(**given)(3)
+    alone = {**given, "out": torch.empty(3, 64)}
+    kernels.attend(**alone)(number)
+    assert same(alone["out"][:number], given["out"][:number])
+
+
+@BUILT
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("found", torch.zeros(3, 96)),
+        ("slots", torch.zeros(2, dtype=torch.long)),
+        ("positions", torch.zeros(3)),
+        ("cosine", torch.zeros(80, 7)),
+        ("sine", torch.zeros(79, 8)),
+        ("keys", torch.zeros(4, 2, 5, 16, 8)),
+        ("values", torch.zeros(4, 2, 79, 16)),
+        ("query_norm", None),
+        ("key_norm", torch.zeros(15)),
+        ("window", -1),
+        ("out", torch.zeros(3, 65)),
+        ("out", torch.zeros(64, 3).t()),
+    ],
+    ids=str,
+)
+def test_buffers_that_do_not_fit_are_refused(name: str, wrong: Any, generator: torch.Generator) -> None:
+    with pytest.raises(FormatError, match="Attend"):
+        native.attend(**{**attention(generator, 16, 2, True, None), name: wrong})
+
+
+@BUILT
+@pytest.mark.parametrize(("name", "value"), [("slots", 4), ("slots", -1), ("positions", 80), ("positions", -1)])
+def test_no_call_leaves_its_buffers(name: str, value: int, generator: torch.Generator) -> None:
+    given = attention(generator, 16, 2, True, None)
+    run = native.attend(**given)
+    with pytest.raises(ValueError, match="rows"):
+        run(4)
+    given[name][1] = value
+    with pytest.raises(ValueError, match="no such"):
+        run(3)

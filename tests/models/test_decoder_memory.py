@@ -1,0 +1,95 @@
+"""Loading takes what the file takes, and tokens take what their keys and values take; measured in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from octavo.layers.linear import SLAB
+
+SIZES = {
+    "model_type": "llama",
+    "vocab_size": 16384,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+FORMAT = "int@4 b32 absmax:fp16"
+
+MEASURE = """
+import sys
+from pathlib import Path
+
+import torch
+
+from octavo.decoding.engine import Engine
+from octavo.decoding.sampling import Sampling
+from octavo.hub.stored import open_stored
+from octavo.models.decoder_loading import load_decoder
+
+def field(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+def forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
+
+torch.set_num_threads(1)
+before = field("VmRSS")
+forget_peak()
+decoder = load_decoder(open_stored(sys.argv[1]))
+loaded = field("VmHWM") - before
+engine = Engine(decoder, 1, 512)
+engine.admit([1, 2, 3], Sampling(), 100)
+for _ in range(2):
+    engine.step()
+before = field("VmRSS")
+forget_peak()
+for _ in range(8):
+    engine.step()
+print(loaded, decoder.nbytes, field("VmHWM") - before, engine.cache.nbytes)
+"""
+
+
+def write_packed(folder: Path, generator: torch.Generator) -> int:
+    """A model with random codes and small scales; the size of its file."""
+    hidden, inner, shared = 1024, 4096, 256
+    sides = {"self_attn.q_proj": (hidden, hidden), "self_attn.o_proj": (hidden, hidden)}
+    sides |= {f"self_attn.{name}_proj": (shared, hidden) for name in "kv"}
+    sides |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
+    named = {f"model.layers.{i}.{name}.weight": side for i in range(3) for name, side in sides.items()}
+    named["model.embed_tokens.weight"] = (16384, hidden)
+    parts, entries = {}, {}
+    for name, (rows, columns) in named.items():
+        parts[f"{name}.codes"] = torch.randint(0, 256, (rows * columns // 2,), dtype=torch.uint8, generator=generator)
+        parts[f"{name}.scales"] = torch.full((rows, columns // 32), 0.01, dtype=torch.float16)
+        entries[name] = {"format": FORMAT, "shape": [rows, columns], "dtype": "float32"}
+    for name in [f"layers.{i}.{norm}" for i in range(3) for norm in ("input_layernorm", "post_attention_layernorm")]:
+        parts[f"model.{name}.weight"] = torch.ones(hidden)
+    parts["model.norm.weight"] = torch.ones(hidden)
+    save_file(parts, folder / "model.safetensors", {"format": "pt"})
+    quantization = {"quant_method": "octavo", "version": 1, "tensors": entries}
+    (folder / "config.json").write_text(json.dumps(SIZES | {"quantization_config": quantization}))
+    return (folder / "model.safetensors").stat().st_size
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be measured on Linux only")
+def test_memory_is_that_of_the_file_and_of_the_cache(tmp_path: Path, generator: torch.Generator) -> None:
+    size = write_packed(tmp_path, generator)
+    run = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    loaded, weights, grown, cache = map(int, run.stdout.split())
+    assert size > 30e6
+    assert weights < size
+    assert loaded < 1.1 * size
+    # Beside keys and values, a few rows of weights are dense for the length of a product.
+    assert grown < cache + 3 * 4 * SLAB

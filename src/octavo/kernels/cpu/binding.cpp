@@ -10,6 +10,7 @@
 #include <string>
 
 #include "binding_ans.hpp"
+#include "binding_product.hpp"
 #include "codebook.hpp"
 #include "layout.hpp"
 #include "loops.hpp"
@@ -253,6 +254,7 @@ auto given(const char* name) { return nb::arg(name).noconvert(); }
 NB_MODULE(_native, module) {
     module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
     bind_ans(module);
+    bind_product(module);
     module.def("instruction_set", [] { return octavo::choose_loops(false).name; });
     module.def("packed_bytes", [](std::size_t count, std::int64_t levels) { return Layout(levels).packed_bytes(count); });
     module.def("pack", &pack, given("codes"), nb::arg("levels"), given("out"), nb::arg("threads"));

@@ -21,7 +21,10 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
     packed = reference.pack(codes, 4)
     grid = codes.view(3, 10).to(torch.int8)
     steps = scales[:, 0].contiguous(), torch.rand(10, generator=generator)
+    columns = torch.randn(256, generator=generator), 2, 5, scales[:1, :2], 2, torch.ones(4)
     return {
+        "linear": (weights, reference.pack(codes.repeat(2)[:50], 4), scales[:1], CODEBOOK, 4, 5),
+        "shift_linear": (weights[:, :4].contiguous(), packed.view(4, 2), *columns),
         "pack": (codes, 4),
         "unpack": (packed, 4, 30),
         "quantize": (weights, scales, CODEBOOK, 4),
@@ -32,15 +35,7 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_values": (grid, 8),
         "trellis_quantizers": (grid, 8),
         "shift_encode": (weights, torch.randn(256, generator=generator), 2),
-        "shift_decode": (
-            packed.view(4, 2),
-            torch.randn(256, generator=generator),
-            2,
-            5,
-            scales[:1, :2],
-            2,
-            torch.ones(4),
-        ),
+        "shift_decode": (packed.view(4, 2), *columns),
     }[name]
 
 
@@ -59,6 +54,8 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_quantizers",
         "shift_encode",
         "shift_decode",
+        "linear",
+        "shift_linear",
     ],
 )
 def test_opcheck(name: str, generator: torch.Generator) -> None:

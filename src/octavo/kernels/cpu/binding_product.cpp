@@ -101,6 +101,11 @@ public:
         if (curve) keep_one(*curve);
     }
 
+    void add_zeros(const Numbers& columns) {
+        parts_.push_back(octavo::zeros_part(taken(columns, std::nullopt)));
+        keep(columns, std::nullopt);
+    }
+
     void add_sparse(const Places& starts, const Numbers& columns, const Row& values) {
         const Taken taken{nullptr, nullptr, columns_};
         require(starts.shape(0) == rows_ + 1 && starts.data()[0] == 0, "the rows of single weights do not fit");
@@ -178,6 +183,7 @@ void bind_product(nb::module_& module) {
              given("columns").none(), given("factors").none())
         .def("add_shift", &Product::add_shift, given("codes"), given("table"), given("curve").none(), nb::arg("bits"),
              given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+        .def("add_zeros", &Product::add_zeros, given("columns"))
         .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
         .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),
              nb::arg("portable") = false);

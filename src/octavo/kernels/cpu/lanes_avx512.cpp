@@ -80,7 +80,7 @@ struct Wide {
     }
 };
 
-// The same in bfloat16, 32 lanes: a table of 32 entries is one instruction.
+// The same in bfloat16, 32 lanes: a table of 32 or 64 entries is one instruction.
 template <int width>
 struct Narrow {
     static constexpr int registers = width <= 5 ? 1 : 1 << (width - 5);
@@ -90,22 +90,20 @@ struct Narrow {
         for (int i = 0; i < registers; ++i) table[i] = _mm512_loadu_si512(values + 32 * i);
     }
 
-    OCTAVO_LANES OCTAVO_INLINE __m512i pair(int first, __m512i word, __mmask32 second) const {
-        return _mm512_mask_permutexvar_epi16(_mm512_permutexvar_epi16(word, table[first]), second, word,
-                                             table[first + 1]);
+    OCTAVO_LANES OCTAVO_INLINE __m512i pair(int first, __m512i word) const {
+        return _mm512_permutex2var_epi16(table[first], word, table[first + 1]);
     }
 
     OCTAVO_LANES OCTAVO_INLINE __m512i operator()(__m512i word) const {
         if constexpr (width <= 5) {
             return _mm512_permutexvar_epi16(word, table[0]);
         } else {
-            const __mmask32 second = _mm512_test_epi16_mask(word, _mm512_set1_epi16(32));
-            __m512i found = pair(0, word, second);
+            __m512i found = pair(0, word);
             if constexpr (width >= 7) {
-                const __mmask32 upper = _mm512_test_epi16_mask(word, _mm512_set1_epi16(64));
-                found = _mm512_mask_mov_epi16(found, upper, pair(2, word, second));
+                const __mmask32 second = _mm512_test_epi16_mask(word, _mm512_set1_epi16(64));
+                found = _mm512_mask_mov_epi16(found, second, pair(2, word));
                 if constexpr (width == 8) {
-                    const __m512i rest = _mm512_mask_mov_epi16(pair(4, word, second), upper, pair(6, word, second));
+                    const __m512i rest = _mm512_mask_mov_epi16(pair(4, word), second, pair(6, word));
                     found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(word, _mm512_set1_epi16(128)), rest);
                 }
             }

@@ -37,6 +37,21 @@ private:
     const std::vector<float> ones_;
 };
 
+class ZerosPart final : public Part {
+public:
+    using Part::Part;
+
+    void add(const Task& task) const override {
+        for (std::size_t b = 0; b < task.batch; ++b) {
+            float sum = 0;
+            for (std::size_t i = 0; i < taken.count; ++i) sum += 0.0f * task.inputs[b * task.pitch + i];
+            for (std::size_t row = task.begin; row < task.end; ++row) task.out[b * task.out_pitch + row] += sum;
+        }
+    }
+
+    std::size_t weights() const override { return taken.count; }
+};
+
 class SparsePart final : public Part {
 public:
     SparsePart(Taken taken, const std::int64_t* starts, const std::int32_t* columns, const float* values,
@@ -67,6 +82,8 @@ std::unique_ptr<Part> grid_part(Taken taken, const std::int16_t* codes, const fl
                                 const float* row_step, std::size_t rows) {
     return std::make_unique<GridPart>(taken, codes, points, half, row_step, rows);
 }
+
+std::unique_ptr<Part> zeros_part(Taken taken) { return std::make_unique<ZerosPart>(taken); }
 
 std::unique_ptr<Part> sparse_part(Taken taken, const std::int64_t* starts, const std::int32_t* columns,
                                   const float* values, std::size_t rows) {

@@ -103,6 +103,9 @@ std::unique_ptr<Part> shift_part(Taken taken, const std::uint8_t* codes, std::si
                                  ShiftTrellis trellis, const float* curve, std::size_t knots, std::size_t rows,
                                  Factors scales);
 
+// Weights of zero: an input that is no finite number reaches every output also through them.
+std::unique_ptr<Part> zeros_part(Taken taken);
+
 // Single weights: those of row i are starts[i] ... starts[i + 1] - 1, at these columns of the inputs taken.
 std::unique_ptr<Part> sparse_part(Taken taken, const std::int64_t* starts, const std::int32_t* columns,
                                   const float* values, std::size_t rows);

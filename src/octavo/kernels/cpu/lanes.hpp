@@ -15,8 +15,6 @@
 
 namespace octavo {
 
-constexpr std::size_t lanes_in_chunk = 16;
-
 // Consecutive codes in a 32-bit lane.
 constexpr std::size_t lane_span(int width) {
     constexpr std::size_t spans[] = {0, 32, 16, 8, 8, 4, 4, 2, 4};
@@ -48,7 +46,11 @@ bool lanes_supported(bool narrow);
 // One vector of inputs in the lanes' order; `plain` is readable up to whole chunks.
 void lanes_arrange(int width, std::size_t chunks, bool narrow, const float* plain, float* out);
 
+// Adds to the sums of a task, lane by lane.
 void lanes_add(const LanesCodes& codes, const Task& task);
+
+// out[row] += the sum of the lanes of a row.
+void lanes_sum(const float* sums, std::size_t rows, float* out);
 #endif
 
 }  // namespace octavo

@@ -6,10 +6,13 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "generic.hpp"
 
 // One target for all, so that functions inline into each other. The compiler never takes to bfloat16 by itself, so that
 // what is done in float32 runs without.
+#define OCTAVO_LAMBDA __attribute__((always_inline))
 #define OCTAVO_LANES __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")))
 
 namespace octavo {
@@ -112,18 +115,20 @@ struct Narrow {
     }
 };
 
-OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, std::size_t row, std::size_t chunk) {
+// The scales of a chunk's lanes. `from` are those of the row's blocks.
+template <typename Scale>
+OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale* from, std::size_t chunk) {
     const __mmask16 present = codes.present[chunk];
-    const std::size_t at = (codes.scales.shared ? 0 : row * codes.scales.blocks) + codes.first[chunk];
-    __m512 found;
-    if (codes.scales.narrow) {
-        const auto* from = static_cast<const std::uint16_t*>(codes.scales.data) + at;
-        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(present, from));
-        found = _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    const __m512i place = _mm512_loadu_si512(codes.place + lanes_in_chunk * chunk);
+    if constexpr (sizeof(Scale) == 2) {
+        // The upper half of each lane is a bfloat16, the lower one zero.
+        const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
+        const __m512i upper = _mm512_slli_epi32(place, 16);
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, upper, _mm512_castsi256_si512(found)));
     } else {
-        found = _mm512_maskz_loadu_ps(present, static_cast<const float*>(codes.scales.data) + at);
+        const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
+        return _mm512_permutexvar_ps(place, found);
     }
-    return _mm512_permutexvar_ps(_mm512_loadu_si512(codes.place + lanes_in_chunk * chunk), found);
 }
 
 // A chunk is multiplied step by step; `Steps` does one for float32 or for bfloat16.
@@ -172,51 +177,62 @@ struct NarrowSteps {
     }
 };
 
-template <typename Steps, int width, int batch, bool one_block>
+// Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum.
+template <typename Steps, int width, int batch, typename Scale>
 OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    const Steps steps(codes);
+    constexpr bool one_block = std::is_void_v<Scale>;
     constexpr std::size_t bytes = lanes_in_chunk * lane_span(width) * width / 8;
     constexpr std::size_t each = lanes_in_chunk * lane_span(width) / (Steps::narrow ? 2 : 1);
-    const std::size_t chunks = codes.chunks(), rest = codes.row_bytes - (chunks - 1) * bytes;
     constexpr __mmask64 whole = ~__mmask64{0} >> (64 - bytes);
-    const __mmask64 last = ~__mmask64{0} >> (64 - rest);
+    const Steps steps(codes);
+    const std::size_t last = codes.chunks() - 1;
+    const __mmask64 rest = ~__mmask64{0} >> (64 - (codes.row_bytes - last * bytes));
     const float* const x = task.inputs + vector * task.pitch;
-    for (std::size_t row = task.begin; row < task.end; ++row) {
-        const std::uint8_t* from = codes.codes + row * codes.row_bytes;
+    const std::size_t height = task.end - task.begin;
+    for (std::size_t row = 0; row < height; ++row) {
+        const std::uint8_t* const from = codes.codes + (task.begin + row) * codes.row_bytes;
+        float* const sums = task.sums + (vector * height + row) * lanes_in_chunk;
         __m512 totals[batch];
-        for (int b = 0; b < batch; ++b) totals[b] = _mm512_setzero_ps();
-        for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
-            const __mmask64 present = chunk + 1 == chunks ? last : whole;
+        for (int b = 0; b < batch; ++b)
+            totals[b] = one_block ? _mm512_setzero_ps()
+                                  : _mm512_load_ps(sums + static_cast<std::size_t>(b) * height * lanes_in_chunk);
+        const auto add = [&](std::size_t chunk, __mmask64 present) OCTAVO_LANES OCTAVO_LAMBDA {
             const __m512i word = loaded<width, Steps::narrow>(from + chunk * bytes, present, steps.spread);
             if constexpr (one_block) {
                 steps.run(word, x + chunk * each, task.pitch, totals);
             } else {
-                __m512 sums[batch];
-                for (int b = 0; b < batch; ++b) sums[b] = _mm512_setzero_ps();
-                steps.run(word, x + chunk * each, task.pitch, sums);
-                const __m512 scales = scales_of(codes, row, chunk);
-                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(sums[b], scales, totals[b]);
+                __m512 parts[batch];
+                for (int b = 0; b < batch; ++b) parts[b] = _mm512_setzero_ps();
+                steps.run(word, x + chunk * each, task.pitch, parts);
+                const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
+                const __m512 scales = scales_of(codes, static_cast<const Scale*>(codes.scales.data) + first, chunk);
+                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(parts[b], scales, totals[b]);
             }
-        }
-        const float scale = one_block ? codes.scales.at(row, 0) : 1.0f;
+        };
+        for (std::size_t chunk = 0; chunk < last; ++chunk) add(chunk, whole);
+        add(last, rest);
         for (int b = 0; b < batch; ++b) {
-            float& out = task.out[(vector + static_cast<std::size_t>(b)) * task.out_pitch + row];
-            out += _mm512_reduce_add_ps(totals[b]) * scale;
+            float* const to = sums + static_cast<std::size_t>(b) * height * lanes_in_chunk;
+            if constexpr (one_block) {
+                const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
+                totals[b] = _mm512_fmadd_ps(totals[b], scale, _mm512_load_ps(to));
+            }
+            _mm512_store_ps(to, totals[b]);
         }
     }
 }
 
+template <typename Steps, int width, int batch>
+void add_scaled(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    if (codes.scales.blocks == 1) return add_rows<Steps, width, batch, void>(codes, task, vector);
+    return codes.scales.narrow ? add_rows<Steps, width, batch, std::uint16_t>(codes, task, vector)
+                               : add_rows<Steps, width, batch, float>(codes, task, vector);
+}
+
 template <int width, int batch>
 void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    const bool one_block = codes.scales.blocks == 1;
-    if (task.order == Order::narrow_lanes) {
-        using Steps = NarrowSteps<width, batch>;
-        return one_block ? add_rows<Steps, width, batch, true>(codes, task, vector)
-                         : add_rows<Steps, width, batch, false>(codes, task, vector);
-    }
-    using Steps = WideSteps<width, batch>;
-    return one_block ? add_rows<Steps, width, batch, true>(codes, task, vector)
-                     : add_rows<Steps, width, batch, false>(codes, task, vector);
+    return task.order == Order::narrow_lanes ? add_scaled<NarrowSteps<width, batch>, width, batch>(codes, task, vector)
+                                             : add_scaled<WideSteps<width, batch>, width, batch>(codes, task, vector);
 }
 
 template <int width>
@@ -262,6 +278,11 @@ bool lanes_supported(bool narrow) {
 void lanes_arrange(int width, std::size_t chunks, bool narrow, const float* plain, float* out) {
     return narrow ? arrange_narrow(lane_span(width), chunks, plain, out)
                   : arrange_wide(lane_span(width), chunks, plain, out);
+}
+
+OCTAVO_LANES void lanes_sum(const float* sums, std::size_t rows, float* out) {
+    for (std::size_t row = 0; row < rows; ++row)
+        out[row] += _mm512_reduce_add_ps(_mm512_load_ps(sums + row * lanes_in_chunk));
 }
 
 void lanes_add(const LanesCodes& codes, const Task& task) {

@@ -16,6 +16,8 @@
 
 namespace octavo {
 
+constexpr std::size_t lanes_in_chunk = 16;
+
 // [batch, cols], float32 or bfloat16.
 struct Inputs {
     const void* data;
@@ -42,17 +44,20 @@ struct Factors {
     float at(std::size_t row, std::size_t index) const;
 };
 
-// How inputs lie in memory for a part: float32 in order, or in the order of a register's lanes, float32 or bfloat16.
-enum class Order { plain, lanes, narrow_lanes };
+// How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
+// register's lanes, float32 or bfloat16.
+enum class Order { plain, direct, lanes, narrow_lanes };
 
 // Rows of outputs and the inputs for them. A vector of inputs takes `pitch` floats, of outputs `out_pitch`.
 struct Task {
+    const float* prepared;
     const float* inputs;
     std::size_t pitch;
     std::size_t batch;
     std::size_t begin, end;
     float* out;
     std::size_t out_pitch;
+    float* sums;  // [batch, rows, lanes_in_chunk]: parts whose inputs lie in lanes may leave adding these up for later
     Order order;
     const Loops* loops;
 };
@@ -71,6 +76,10 @@ public:
     // The inputs in that order, from `plain` ones, which are zero up to `pitch(Order::plain)`.
     virtual void arrange(const float* plain, Order order, float* out) const;
 
+    // Floats that the part wants filled before threads begin, and what fills them.
+    virtual std::size_t prepared() const;
+    virtual void prepare(Order order, float* out) const;
+
     // Adds this part to the outputs of some rows; `begin` is a multiple of tile_unit.
     virtual void add(const Task& task) const = 0;
 
@@ -81,7 +90,7 @@ public:
 };
 
 // Rows of a tile are a multiple of this.
-constexpr std::size_t tile_unit = 64;
+constexpr std::size_t tile_unit = 16;
 
 using Parts = std::vector<std::unique_ptr<Part>>;
 

@@ -14,9 +14,9 @@ namespace octavo {
 namespace {
 
 constexpr std::size_t vector = 16;
-constexpr std::size_t vectors = tile_unit / vector;
+constexpr std::size_t vectors = lanes_rows / vector;
 
-// Where the windows of tile_unit rows lie in a register that begins with the first.
+// Where the windows of lanes_rows rows lie in a register that begins with the first.
 struct Windows {
     __m512i bytes[vectors];
     __m512i shifts;
@@ -52,14 +52,14 @@ template <int columns>
 OCTAVO_LANES void add_columns(const ShiftTrellis& trellis, const Windows& windows, const std::uint8_t* streams,
                               std::size_t stream_bytes, std::size_t present, std::size_t rows, const float* inputs,
                               std::size_t inputs_pitch, std::size_t batch, float* sums, std::size_t pitch) {
-    const std::size_t unit = tile_unit * trellis.bits / 8;
-    for (std::size_t row = 0, at = 0; row < rows; row += tile_unit, at += unit) {
+    const std::size_t unit = lanes_rows * trellis.bits / 8;
+    for (std::size_t row = 0, at = 0; row < rows; row += lanes_rows, at += unit) {
         const __mmask64 readable = present - at >= 64 ? ~__mmask64{0} : (__mmask64{1} << (present - at)) - 1;
         __m512i stream[columns];
         for (int j = 0; j < columns; ++j)
             stream[j] = _mm512_maskz_loadu_epi8(readable, streams + static_cast<std::size_t>(j) * stream_bytes + at);
-#pragma GCC unroll 4
-        for (std::size_t group = 0; group < vectors; ++group) {
+        const std::size_t groups = rows - row >= lanes_rows ? vectors : (rows - row + vector - 1) / vector;
+        for (std::size_t group = 0; group < groups; ++group) {
             __m512 value[columns];
             for (int j = 0; j < columns; ++j) value[j] = values_of(windows, stream[j], group, trellis.table);
             for (std::size_t b = 0; b < batch; ++b) {

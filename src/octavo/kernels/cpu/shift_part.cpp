@@ -30,23 +30,28 @@ public:
 
     Order order(Kind, bool portable) const override {
 #if OCTAVO_X86
-        if (!portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::lanes;
+        if (!portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
 #else
         (void)portable;
 #endif
         return Order::plain;
     }
 
+    std::size_t prepared() const override { return curve_ == nullptr ? 0 : std::size_t{1} << trellis_.window; }
+
+    void prepare(Order order, float* out) const override {
+#if OCTAVO_X86
+        if (order != Order::plain && knots_ == 17) return curve_values(curve_, trellis_.table, prepared(), out);
+#else
+        (void)order;
+#endif
+        plain_curve_values(curve_, knots_, trellis_.table, prepared(), out);
+    }
+
     void add(const Task& task) const override {
-        static thread_local std::vector<float> values, sums;
-        ShiftTrellis trellis = trellis_;
-        if (curve_ != nullptr) {
-            const std::size_t states = std::size_t{1} << trellis.window;
-            values.resize(std::max(values.size(), states));
-            fill(task, states, values.data());
-            trellis.table = values.data();
-        }
-        const std::size_t rows = task.end - task.begin, height = (rows + tile_unit - 1) / tile_unit * tile_unit;
+        static thread_local std::vector<float> sums;
+        const ShiftTrellis trellis{trellis_.window, trellis_.bits, curve_ == nullptr ? trellis_.table : task.prepared};
+        const std::size_t rows = task.end - task.begin, height = (rows + lanes_rows - 1) / lanes_rows * lanes_rows;
         sums.resize(std::max(sums.size(), height * task.batch));
         for (std::size_t index = 0; index < scales_.blocks; ++index) {
             // A block may be as large as the largest integer; its end is not computed where it lies beyond the row.
@@ -67,15 +72,6 @@ private:
     // A look-up in memory takes as long as so many in registers.
     static constexpr std::size_t dear = 4;
 
-    void fill(const Task& task, std::size_t states, float* values) const {
-#if OCTAVO_X86
-        if (task.order == Order::lanes && knots_ == 17) return curve_values(curve_, trellis_.table, states, values);
-#else
-        (void)task;
-#endif
-        plain_curve_values(curve_, knots_, trellis_.table, states, values);
-    }
-
     void add_block(const Task& task, const ShiftTrellis& trellis, std::size_t first, std::size_t last, float* sums,
                    std::size_t height) const {
         const std::size_t rows = task.end - task.begin, start = task.begin * trellis.bits / 8;
@@ -83,7 +79,7 @@ private:
         const std::size_t present = stream_bytes_ - start;
         const float* inputs = task.inputs + first;
 #if OCTAVO_X86
-        if (task.order == Order::lanes)
+        if (task.order == Order::direct)
             return shift_sums(trellis, streams, stream_bytes_, present, last - first, rows, inputs, task.pitch,
                               task.batch, sums, height);
 #endif

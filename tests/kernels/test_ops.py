@@ -140,3 +140,20 @@ def test_a_missing_extension_is_named_once(monkeypatch: pytest.MonkeyPatch, capl
     assert [record.getMessage() for record in caplog.records] == [
         "the C++ kernels are not built, so plain torch runs instead, many times slower (no compiler at installation)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows", "scales", "reason"),
+    [
+        (torch.ones(2, 10, dtype=torch.float16), 3, torch.ones(3, 3), "the inputs are float16"),
+        (torch.ones(10), 3, torch.ones(3, 3), "the inputs are float32 of shape"),
+        (torch.ones(0, 10), 3, torch.ones(3, 3), "the inputs are float32 of shape"),
+        (torch.ones(2, 9), 3, torch.ones(3, 3), "take 7 bytes, but 8 are there"),
+        (torch.ones(2, 10), 0, torch.ones(1, 3), "0 rows"),
+        (torch.ones(2, 10), 3, torch.ones(2, 3), "do not fit 3 rows of 3 blocks"),
+        (torch.ones(2, 10), 3, torch.full((3, 3), torch.nan), "NaN or infinite"),
+    ],
+)
+def test_products_refuse_what_does_not_fit(inputs: torch.Tensor, rows: int, scales: torch.Tensor, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        kernels.linear(inputs, torch.zeros(8, dtype=torch.uint8), scales, CODEBOOK, 4, rows)

@@ -90,7 +90,12 @@ FUZZED = (
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(FUZZED), st.integers(1, 140), st.integers(1, 300), st.integers(1, 150), st.integers(1, 17), st.data()
+    st.sampled_from(FUZZED),
+    st.integers(1, 140),
+    st.integers(1, 300),
+    st.integers(1, 150),
+    st.integers(1, 17),
+    st.data(),
 )
 def test_shapes_and_blocks(text: str, rows: int, columns: int, block: int, batch: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))

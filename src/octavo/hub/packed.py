@@ -95,7 +95,7 @@ class PackedTensor(TensorLike, nn.Module):
         few = len(self.shape) == 2 and inputs.shape[-1] == columns and 0 < inputs.numel() <= FEW * columns
         if not few or inputs.dtype != self.dtype or inputs.device.type != "cpu" or self.device.type != "cpu":
             return None
-        if inputs.requires_grad and torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if (inputs.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return None
         if self._fused == "unknown":
             self._fused = fused(self.resident()) or "none"

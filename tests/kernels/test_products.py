@@ -55,10 +55,8 @@ def test_shift_linear(states: int, bits: int, dtype: torch.dtype, generator: tor
 
 def test_plain_torch_multiplies_every_part_alike(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, count, columns = 20, 9, 12
-    taken = parts.Columns(
-        torch.randint(0, columns, (count,), generator=generator, dtype=torch.int32),
-        torch.randn(count, generator=generator),
-    )
+    numbers = torch.randint(0, columns, (count,), generator=generator, dtype=torch.int32)
+    taken = parts.Columns(numbers, torch.randn(count, generator=generator))
     scales = torch.randn(rows, 3, generator=generator)
     packed = torch.randint(0, 256, (rows * 6,), generator=generator, dtype=torch.uint8)
     streams = torch.randint(0, 256, (count, 10), generator=generator, dtype=torch.uint8)

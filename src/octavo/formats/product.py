@@ -6,7 +6,7 @@
 | trellises | streams, the scales of columns in the inputs |
 | column groups | the groups, each with its own columns of the inputs |
 | `lattice-z` | as integers, which it is |
-| resident grids (octavo.formats.grid_resident) | the columns of each width, their steps in the inputs; codes apart one by one |
+| resident grids (octavo.formats.grid_resident) | columns of each width, their steps in the inputs; single codes apart |
 | any of these with outliers | the rest, and what the outliers differ from it, one by one |
 | `lattice-d4`, `lattice-e8`, `glvq`, entropy-coded streams as they are stored | nothing: they are dequantized |
 

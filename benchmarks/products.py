@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from octavo.formats import Format
 from octavo.formats.entropy_coded import resident
@@ -112,21 +114,26 @@ def timed_shape(
         weights = [torch.ones(height, width, dtype=dtype) for _ in range(-(-spread // size))]
         for batch in batches:
             inputs = torch.randn(batch, width, generator=generator).to(dtype)
-            seconds = best(lambda: [F.linear(inputs, weight) for weight in weights], repeats) / len(weights)
-            found.append(row(shape, name, dtype, batch, size, height * width, seconds, bandwidth))
+            seconds = best(partial(each, [partial(F.linear, weight=weight) for weight in weights], inputs), repeats)
+            found.append(row(shape, name, dtype, batch, size, height * width, seconds / len(weights), bandwidth))
     for text in formats:
         quantized = large(text, height, width, generator)
         if quantized is None:
             continue
         size = quantized.stored_bits // 8
         products = [fused(copied(quantized)) for _ in range(-(-spread // size))]
+        ready = [product for product in products if product is not None]
         for batch in batches:
             for dtype in (torch.float32, torch.bfloat16):
                 inputs = torch.randn(batch, width, generator=generator).to(dtype)
-                ready = [product for product in products if product is not None]
-                seconds = best(lambda: [product(inputs) for product in ready], repeats) / len(ready)
+                seconds = best(partial(each, ready, inputs), repeats) / len(ready)
                 found.append(row(shape, text, dtype, batch, size, height * width, seconds, bandwidth))
     return found
+
+
+def each(products: Sequence[Callable[[Tensor], Tensor]], inputs: Tensor) -> None:
+    for product in products:
+        product(inputs)
 
 
 def large(text: str, rows: int, columns: int, generator: torch.Generator) -> QuantizedTensor | None:

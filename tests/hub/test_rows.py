@@ -1,5 +1,7 @@
 """Some rows of a packed matrix are what the same rows of the whole are, wherever their bits begin."""
 
+import copy
+
 import pytest
 import torch
 
@@ -113,13 +115,14 @@ def test_layers_use_it_without_knowing(generator: torch.Generator, monkeypatch: 
     quantized = Format.parse("cbrt-t(df=5)@3 b64 absmax:bf16").quantize(torch.randn(50, 13, generator=generator))
     dense = quantized.dequantize()
     linear, embedding = torch.nn.Linear(13, 50), torch.nn.Embedding(50, 13, padding_idx=3)
-    inputs = torch.randn(4, 13, generator=generator)
+    inputs, few = torch.randn(20, 13, generator=generator), torch.randn(2, 2, 13, generator=generator)
     tokens = torch.tensor([[1, 3, 49], [1, 0, 7]])
     expected = torch.nn.functional.linear(inputs, dense, linear.bias), dense[tokens]
     for layer in (linear, embedding):
         del layer.weight
         layer.add_module("weight", as_weight(quantized))
     assert torch.equal(linear(inputs), expected[0])
+    assert torch.allclose(linear(few), torch.nn.functional.linear(few, dense, linear.bias), atol=1e-5)
     assert torch.equal(embedding(tokens), expected[1])
     with pytest.raises(IndexError, match="0 to 49"):
         embedding(torch.tensor([50]))
@@ -127,4 +130,27 @@ def test_layers_use_it_without_knowing(generator: torch.Generator, monkeypatch: 
     monkeypatch.setattr(tensor_like, "SLAB", 100)
     monkeypatch.setattr(PackedTensor, "dense", lambda self: pytest.fail("the whole weight was made dense"))
     assert torch.allclose(linear(inputs), expected[0], atol=1e-6)
+    assert torch.allclose(linear(few), torch.nn.functional.linear(few, dense, linear.bias), atol=1e-5)
     assert {*linear.state_dict()} == {"bias", "weight.codes", "weight.codebook", "weight.scales"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("text", ["int@4 b32 absmax:bf16", "grid@3.0 tensor rms:fp32 ans", "lattice-e8@2"])
+def test_few_inputs_keep_their_dtype_and_follow_the_weight(
+    text: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    format = Format.parse(text)
+    weights = torch.randn(2, 40, 48, generator=generator)
+    layer = torch.nn.Linear(48, 40, dtype=dtype)
+    del layer.weight
+    layer.add_module("weight", as_weight(format.quantize(weights[0])))
+    layer.weight.dtype = dtype
+    inputs = torch.randn(3, 5, 48, generator=generator).to(dtype)
+    for stored in (layer.weight.stored(), format.quantize(weights[1])):
+        layer.weight._load_from_state_dict(dict(stored.parts), "", {}, False, [], [], [])
+        for weight in (layer, copy.deepcopy(layer)):
+            result = weight(inputs)
+            expected = torch.nn.functional.linear(inputs.float(), stored.dequantize(), layer.bias.float())
+            assert result.dtype == dtype
+            assert torch.allclose(result.float(), expected, rtol=2e-2, atol=5e-2)
+    assert torch.nn.functional.linear(inputs.requires_grad_(), layer.weight).requires_grad

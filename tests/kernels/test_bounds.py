@@ -65,7 +65,64 @@ def separable(
     )
 
 
+def ints(*values: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    return torch.tensor(values, dtype=dtype)
+
+
+def codes_part(
+    packed: Tensor | None = None,
+    row_codes: int = 10,
+    scales: Tensor | None = None,
+    block: int = 4,
+    columns: Tensor | None = None,
+    factors: Tensor | None = None,
+) -> None:
+    product = native.Product(3, 10)
+    found = raw(8) if packed is None else packed, row_codes, torch.zeros(4)
+    product.add_codes(*found, torch.ones(3, 3) if scales is None else scales, block, columns, factors)
+
+
+def shift_part(
+    streams: Tensor | None = None,
+    states: int = 256,
+    place: float = 0.0,
+    bits: int = 2,
+    scales: Tensor | None = None,
+    columns: Tensor | None = None,
+) -> None:
+    product = native.Product(3, 10)
+    found = torch.zeros(10, 1, dtype=torch.uint8) if streams is None else streams
+    table = torch.full((states,), place), torch.zeros(17)
+    product.add_shift(found, *table, bits, torch.ones(3, 1) if scales is None else scales, 10, columns, None)
+
+
+def sparse_part(starts: Tensor | None = None, columns: Tensor | None = None, values: int = 4) -> None:
+    product = native.Product(3, 10)
+    found = ints(0, 1, 3, 4, dtype=torch.int64) if starts is None else starts
+    product.add_sparse(found, ints(0, 5, 9, 9) if columns is None else columns, torch.ones(values))
+
+
+def grid_part(shape: tuple[int, int] = (3, 10), points: int = 3, rows: int = 3) -> None:
+    product = native.Product(3, 10)
+    product.add_grid(torch.zeros(shape, dtype=torch.int16), torch.zeros(points), torch.ones(rows), None, None)
+
+
+def multiply(
+    inputs: tuple[int, int] = (2, 10), out: tuple[int, int] = (2, 3), dtype: torch.dtype = torch.float32
+) -> None:
+    product = native.Product(3, 10)
+    product.add_codes(raw(8), 10, torch.zeros(4), torch.ones(3, 3), 4, None, None)
+    product.multiply(torch.zeros(inputs, dtype=dtype), torch.zeros(out), 1)
+
+
 def test_the_calls_pass_as_they_stand() -> None:
+    codes_part()
+    codes_part(scales=torch.ones(1, 1), block=4, columns=ints(9, 0, 0, 1), factors=torch.ones(4))
+    shift_part()
+    sparse_part()
+    grid_part()
+    multiply()
+    multiply(dtype=torch.bfloat16)
     quantize()
     dequantize()
     separable()
@@ -95,6 +152,38 @@ def test_the_calls_pass_as_they_stand() -> None:
         lambda: separable(points=4),
         lambda: separable(out=torch.empty(3, 9)),
         lambda: separable(codes=torch.zeros(3, 10, dtype=torch.int32)),
+        lambda: native.Product(0, 10),
+        lambda: native.Product(3, 2**40),
+        lambda: codes_part(packed=raw(7)),
+        lambda: codes_part(row_codes=9),
+        lambda: codes_part(row_codes=2**60),
+        lambda: codes_part(scales=torch.ones(3, 2)),
+        lambda: codes_part(scales=torch.ones(2, 3)),
+        lambda: codes_part(scales=torch.ones(3, 3, dtype=torch.float16)),
+        lambda: codes_part(block=0),
+        lambda: codes_part(scales=torch.ones(1, 1), columns=ints(0, 10)),
+        lambda: codes_part(scales=torch.ones(1, 1), columns=ints(0, -1)),
+        lambda: codes_part(scales=torch.ones(1, 1), columns=ints()),
+        lambda: codes_part(factors=torch.ones(9)),
+        lambda: shift_part(streams=torch.zeros(9, 1, dtype=torch.uint8)),
+        lambda: shift_part(bits=3),
+        lambda: shift_part(states=255),
+        lambda: shift_part(place=16.5),
+        lambda: shift_part(place=-0.5),
+        lambda: shift_part(place=torch.nan),
+        lambda: shift_part(scales=torch.ones(2, 1)),
+        lambda: shift_part(columns=ints(*range(1, 11))),
+        lambda: sparse_part(starts=ints(0, 3, 1, 4, dtype=torch.int64)),
+        lambda: sparse_part(starts=ints(1, 1, 3, 4, dtype=torch.int64)),
+        lambda: sparse_part(starts=ints(0, 1, 4, dtype=torch.int64)),
+        lambda: sparse_part(columns=ints(0, 5, 10, 9)),
+        lambda: sparse_part(values=5),
+        lambda: grid_part(shape=(3, 9)),
+        lambda: grid_part(points=4),
+        lambda: grid_part(rows=4),
+        lambda: multiply(inputs=(2, 9)),
+        lambda: multiply(out=(1, 3)),
+        lambda: multiply(dtype=torch.float16),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(call: Callable[[], None]) -> None:

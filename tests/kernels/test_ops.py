@@ -21,7 +21,10 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
     packed = reference.pack(codes, 4)
     grid = codes.view(3, 10).to(torch.int8)
     steps = scales[:, 0].contiguous(), torch.rand(10, generator=generator)
+    columns = torch.randn(256, generator=generator), 2, 5, scales[:1, :2], 2, torch.ones(4)
     return {
+        "linear": (weights, reference.pack(codes.repeat(2)[:50], 4), scales[:1], CODEBOOK, 4, 5),
+        "shift_linear": (weights[:, :4].contiguous(), packed.view(4, 2), *columns),
         "pack": (codes, 4),
         "unpack": (packed, 4, 30),
         "quantize": (weights, scales, CODEBOOK, 4),
@@ -32,15 +35,7 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_values": (grid, 8),
         "trellis_quantizers": (grid, 8),
         "shift_encode": (weights, torch.randn(256, generator=generator), 2),
-        "shift_decode": (
-            packed.view(4, 2),
-            torch.randn(256, generator=generator),
-            2,
-            5,
-            scales[:1, :2],
-            2,
-            torch.ones(4),
-        ),
+        "shift_decode": (packed.view(4, 2), *columns),
     }[name]
 
 
@@ -59,6 +54,8 @@ def arguments(name: str, generator: torch.Generator) -> tuple[object, ...]:
         "trellis_quantizers",
         "shift_encode",
         "shift_decode",
+        "linear",
+        "shift_linear",
     ],
 )
 def test_opcheck(name: str, generator: torch.Generator) -> None:
@@ -143,3 +140,20 @@ def test_a_missing_extension_is_named_once(monkeypatch: pytest.MonkeyPatch, capl
     assert [record.getMessage() for record in caplog.records] == [
         "the C++ kernels are not built, so plain torch runs instead, many times slower (no compiler at installation)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows", "scales", "reason"),
+    [
+        (torch.ones(2, 10, dtype=torch.float16), 3, torch.ones(3, 3), "the inputs are float16"),
+        (torch.ones(10), 3, torch.ones(3, 3), "the inputs are float32 of shape"),
+        (torch.ones(0, 10), 3, torch.ones(3, 3), "the inputs are float32 of shape"),
+        (torch.ones(2, 9), 3, torch.ones(3, 3), "take 7 bytes, but 8 are there"),
+        (torch.ones(2, 10), 0, torch.ones(1, 3), "0 rows"),
+        (torch.ones(2, 10), 3, torch.ones(2, 3), "do not fit 3 rows of 3 blocks"),
+        (torch.ones(2, 10), 3, torch.full((3, 3), torch.nan), "NaN or infinite"),
+    ],
+)
+def test_products_refuse_what_does_not_fit(inputs: torch.Tensor, rows: int, scales: torch.Tensor, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        kernels.linear(inputs, torch.zeros(8, dtype=torch.uint8), scales, CODEBOOK, 4, rows)

@@ -127,11 +127,16 @@ def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:
         values[:, columns] = kernels.separable_dequantize(codes, row, sorted_step[columns], points)
     values = values.index_select(1, place)
     if len(parts["far_row"]):
-        far_row, far_column = parts["far_row"].long(), parts["far_column"].long()
-        one = torch.ones(1, device=row.device)
-        far = kernels.separable_dequantize(parts["far_code"][:, None], row[far_row] * column[far_column], one, points)
-        values[far_row, far_column] = far[:, 0]
+        values[parts["far_row"].long(), parts["far_column"].long()] = far_values(parts)
     return values
+
+
+def far_values(parts: Mapping[str, Tensor]) -> Float32[Tensor, " far"]:
+    """The values that are kept apart."""
+    row, column = steps(parts)
+    step = row[parts["far_row"].long()] * column[parts["far_column"].long()]
+    one = torch.ones(1, device=row.device)
+    return kernels.separable_dequantize(parts["far_code"][:, None], step, one, parts["points"])[:, 0]
 
 
 def widened(parts: Mapping[str, Tensor]) -> Int16[Tensor, "rows columns"]:
@@ -151,14 +156,20 @@ def steps(parts: Mapping[str, Tensor]) -> tuple[Float32[Tensor, " rows"], Float3
 
 def _groups(parts: Mapping[str, Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """(Places, codes) of the columns of each width that has codes."""
-    rows, columns = len(parts["row_step"]), len(parts["column_step"])
-    first = 0
+    for width, columns, packed in stored_groups(parts):
+        if width:
+            codes = _unpacked(packed, width, len(parts["row_step"]))
+            yield columns, codes[:, : columns.stop - columns.start].contiguous()
+
+
+def stored_groups(parts: Mapping[str, Tensor]) -> Iterator[tuple[int, slice, Tensor]]:
+    """(Width, places, codes as they are stored) of the columns of each width."""
+    columns, first = len(parts["column_step"]), 0
     for width in reversed(WIDTHS):
         if (packed := parts.get(f"codes_{width}")) is None:
             continue
         count = min(columns - first, _columns(packed, width))
-        if width:
-            yield slice(first, first + count), _unpacked(packed, width, rows)[:, :count].contiguous()
+        yield width, slice(first, first + count), packed
         first += count
 
 

@@ -11,18 +11,23 @@ are not saved); the coded stream stays as the saved buffer, on the CPU wherever 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from octavo.base.errors import CheckpointError
+from octavo.formats.product import fused
 from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.tensor_like import TensorLike
 
 if TYPE_CHECKING:
     from octavo.formats.format import Format
+    from octavo.kernels.product import Product
+
+FEW = 16
+"""Rows of inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
 
 CODED = "coded"
 RESIDENT = "resident_"
@@ -50,6 +55,7 @@ class PackedTensor(TensorLike, nn.Module):
             self.register_buffer(part, value)
         self._resident_format: Format | None = None
         self._resident_parts: tuple[str, ...] = ()
+        self._fused: Product | Literal["none", "unknown"] = "unknown"
         # From here on, other attributes of a tensor are those of the dense weight.
         self._complete = True
 
@@ -83,6 +89,21 @@ class PackedTensor(TensorLike, nn.Module):
         if chosen is None:
             return self.dense()[index]
         return chosen.reshape(len(index), *self.shape[1:]).to(self.dtype)
+
+    def product(self, inputs: Tensor) -> Tensor | None:
+        columns = self.shape[-1]
+        few = len(self.shape) == 2 and inputs.shape[-1] == columns and 0 < inputs.numel() <= FEW * columns
+        if not few or inputs.dtype != self.dtype or inputs.device.type != "cpu" or self.device.type != "cpu":
+            return None
+        if (inputs.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return None
+        if self._fused == "unknown":
+            self._fused = fused(self.resident()) or "none"
+        if isinstance(self._fused, str):
+            return None
+        rows = inputs.reshape(-1, columns)
+        exact = rows if rows.dtype == torch.bfloat16 else rows.float()
+        return self._fused(exact).view(*inputs.shape[:-1], self.shape[0])
 
     def take(self, start: int, stop: int) -> Tensor:
         taken = self._take(start, stop)
@@ -128,6 +149,7 @@ class PackedTensor(TensorLike, nn.Module):
             raise CheckpointError(f"tensor {self.checkpoint_name}: {error.problem}", error.remedy) from error
         for part, value in decoded.parts.items():
             self.register_buffer(RESIDENT + part, value.to(device), persistent=False)
+        self._fused = "unknown"
         self._buffers[CODED] = self._buffers[CODED].cpu()  # pyright: ignore[reportOptionalMemberAccess]
         self._resident_format = decoded.format
         self._resident_parts = tuple(RESIDENT + part for part in decoded.parts)
@@ -140,9 +162,11 @@ class PackedTensor(TensorLike, nn.Module):
         for name in self._resident_parts:
             del self._buffers[name]
         self._resident_format, self._resident_parts = None, ()
+        self._fused = "unknown"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedTensor:
         # A model's to(dtype) names the dtype to compute in. The parts move between devices and keep their bits.
+        self._fused = "unknown"
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.device))
         if probe.is_floating_point():
             self.dtype = probe.dtype

@@ -4,7 +4,8 @@ Model code writes `F.linear(x, self.weight)`, `torch.addmm(bias, x, self.weight)
 `self.weight.dtype`. Replacing the *weight* rather than the layer keeps all of that code: whatever the module's class,
 its forward runs unchanged, and torch hands its function to `__torch_function__` here, which dequantizes for the length
 of that one call. Two functions are served without a whole dense weight: `embedding` decodes the rows it looks up, and
-`linear` with a very large weight (a vocabulary) goes over it in slabs of rows. Shape, dtype and device cost nothing.
+`linear` multiplies few inputs by the packed weight itself where its format can be (octavo.formats.product), and goes
+over a very large weight (a vocabulary) in slabs of rows. Shape, dtype and device cost nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class TensorLike:
     def slabs(self, height: int) -> Iterator[Tensor]:
         """The weight in order, in pieces of at most `height` entries of the first axis where that saves memory."""
         yield self.dense()
+
+    def product(self, inputs: Tensor) -> Tensor | None:
+        """Few inputs times the transpose of the weight as it lies packed, float32; None where it has to be dense."""
+        return None
 
     @property
     def ndim(self) -> int:
@@ -116,6 +121,8 @@ def _dense(value: Any) -> Any:
 
 def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor:
     input, bias = _dense(input), _dense(bias)
+    if isinstance(weight, TensorLike) and (product := weight.product(input)) is not None:
+        return (product if bias is None else product + bias).to(input.dtype)
     if not isinstance(weight, TensorLike) or weight.numel() <= SLAB or weight.ndim != 2:
         return F.linear(input, _dense(weight), bias)
     results, start = [], 0

@@ -9,6 +9,9 @@ ends that agree with it bit for bit: C++ on a CPU, Triton on a GPU. Shapes and l
 - codebooks are float32, ascending, of 2 to 256 entries;
 - codes are packed as octavo.kernels.layout says, rows running on without padding.
 
+Products with packed weights (`linear`, `shift_linear`) are exact to a tolerance instead: they sum in float32, in any
+order, and back ends may round values to bfloat16 where the inputs are bfloat16.
+
 The functions here check their arguments (FormatError) and then call the op.
 """
 
@@ -18,10 +21,12 @@ import torch
 from jaxtyping import Float, Float32, Int, Int16, UInt8
 from torch import Tensor
 
+from octavo.base.errors import FormatError
 from octavo.kernels import checks, ops
 from octavo.kernels.layout import packed_bytes
 
 __all__ = [
+    "linear",
     "pack",
     "packed_bytes",
     "quantize",
@@ -29,6 +34,7 @@ __all__ = [
     "separable_dequantize",
     "shift_decode",
     "shift_encode",
+    "shift_linear",
     "trellis_indices",
     "trellis_quantizers",
     "trellis_values",
@@ -193,6 +199,51 @@ def shift_decode(
     checks.check_scales(scales, rows, codes.shape[0], block)
     factors = scales.contiguous(), block, column.contiguous()
     return ops.shift_decode(codes.contiguous(), table.contiguous(), bits, rows, *factors)
+
+
+def linear(
+    inputs: Float[Tensor, "batch cols"],
+    packed: UInt8[Tensor, " bytes"],
+    scales: Float32[Tensor, "_ _"],
+    codebook: Float32[Tensor, " levels"],
+    block: int,
+    rows: int,
+) -> Float32[Tensor, "batch {rows}"]:
+    """Inputs, float32 or bfloat16, times the transpose of the matrix that `unpack_dequantize` would give.
+
+    NaN among the inputs reaches every output of its row. Meant for few rows of inputs: weights are decoded again for
+    every eight.
+    """
+    checks.check_devices(inputs, packed, scales, codebook)
+    checks.check_inputs(inputs, rows)
+    checks.check_codebook(codebook)
+    checks.check_scales(scales, rows, inputs.shape[1], block)
+    checks.check_finite_scales(scales)
+    checks.check_packed(packed, codebook.numel(), rows * inputs.shape[1])
+    tensors = inputs.contiguous(), packed.contiguous(), scales.contiguous(), codebook.contiguous()
+    return ops.linear(*tensors, block, rows)
+
+
+def shift_linear(
+    inputs: Float[Tensor, "batch columns"],
+    codes: UInt8[Tensor, "columns bytes"],
+    table: Float32[Tensor, " states"],
+    bits: int,
+    rows: int,
+    scales: Float32[Tensor, "_ blocks"],
+    block: int,
+    column: Float32[Tensor, " columns"],
+) -> Float32[Tensor, "batch {rows}"]:
+    """Inputs, float32 or bfloat16, times the transpose of the matrix that `shift_decode` would give; see `linear`."""
+    checks.check_devices(inputs, codes, table, scales, column)
+    checks.check_inputs(inputs, rows)
+    checks.check_shift_codes(codes, table, bits, rows, column)
+    checks.check_scales(scales, rows, len(codes), block)
+    checks.check_finite_scales(scales)
+    if inputs.shape[1] != len(codes):
+        raise FormatError(f"{inputs.shape[1]} inputs do not fit {len(codes)} columns", "pass one for each column")
+    factors = scales.contiguous(), block, column.contiguous()
+    return ops.shift_linear(inputs.contiguous(), codes.contiguous(), table.contiguous(), bits, rows, *factors)
 
 
 def _check_quantize(weights: Tensor, scales: Tensor, codebook: Tensor, block: int) -> None:

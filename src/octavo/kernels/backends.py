@@ -49,6 +49,22 @@ class Backend(Protocol):
         self, codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor
     ) -> Tensor: ...
 
+    def linear(
+        self, inputs: Tensor, packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int
+    ) -> Tensor: ...
+
+    def shift_linear(
+        self,
+        inputs: Tensor,
+        codes: Tensor,
+        table: Tensor,
+        bits: int,
+        rows: int,
+        scales: Tensor,
+        block: int,
+        column: Tensor,
+    ) -> Tensor: ...
+
 
 def fused_backend(tensor: Tensor, levels: int) -> Backend:
     """The back end that quantizes and packs, or unpacks and dequantizes, an alphabet of `levels` symbols."""

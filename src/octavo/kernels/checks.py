@@ -59,6 +59,15 @@ def check_weights(weights: Tensor) -> None:
         raise FormatError(f"the weights are {_described(weights)}", "pass a floating-point tensor of rows x columns")
 
 
+def check_inputs(inputs: Tensor, rows: int) -> None:
+    if inputs.ndim != 2 or inputs.dtype not in (torch.float32, torch.bfloat16) or not inputs.numel():
+        raise FormatError(
+            f"the inputs are {_described(inputs)}", "pass a float32 or bfloat16 tensor of batch x columns, not empty"
+        )
+    if rows < 1:
+        raise FormatError(f"a product has {rows} rows", "pass at least one row of weights")
+
+
 def check_output(dtype: torch.dtype) -> None:
     if dtype not in (torch.float32, torch.bfloat16):
         raise FormatError(f"values cannot be written as {dtype}", "use torch.float32 or torch.bfloat16")

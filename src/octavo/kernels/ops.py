@@ -135,3 +135,27 @@ def shift_decode(
 @shift_decode.register_fake
 def _(codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor) -> Tensor:
     return codes.new_empty(rows, codes.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("octavo::linear", mutates_args=())
+def linear(inputs: Tensor, packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int) -> Tensor:
+    return plain_backend(inputs).linear(inputs, packed, scales, codebook, block, rows)
+
+
+@linear.register_fake
+def _(inputs: Tensor, packed: Tensor, scales: Tensor, codebook: Tensor, block: int, rows: int) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], rows, dtype=torch.float32)
+
+
+@torch.library.custom_op("octavo::shift_linear", mutates_args=())
+def shift_linear(
+    inputs: Tensor, codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor
+) -> Tensor:
+    return plain_backend(inputs).shift_linear(inputs, codes, table, bits, rows, scales, block, column)
+
+
+@shift_linear.register_fake
+def _(
+    inputs: Tensor, codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, column: Tensor
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], rows, dtype=torch.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,6 +137,48 @@ def shift_decode(
     factors = scales.detach(), block, column.detach()
     _extension().shift_decode(codes, table.detach(), bits, *factors, values, torch.get_num_threads(), portable)
     return values
+
+
+def linear(
+    inputs: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    codebook: Tensor,
+    block: int,
+    rows: int,
+    portable: bool = False,
+) -> Tensor:
+    product = new_product(rows, inputs.shape[1])
+    product.add_codes(packed, inputs.shape[1], codebook.detach(), scales.detach(), block, None, None)
+    return multiply(product, inputs, rows, portable)
+
+
+def shift_linear(
+    inputs: Tensor,
+    codes: Tensor,
+    table: Tensor,
+    bits: int,
+    rows: int,
+    scales: Tensor,
+    block: int,
+    column: Tensor,
+    portable: bool = False,
+) -> Tensor:
+    product = new_product(rows, inputs.shape[1])
+    product.add_shift(codes, table.detach(), None, bits, scales.detach(), block, None, column.detach())
+    return multiply(product, inputs, rows, portable)
+
+
+def new_product(rows: int, columns: int) -> Any:
+    """A sum of parts, none so far (see `octavo.kernels.product`); it holds on to the tensors of its parts."""
+    return _extension().Product(rows, columns)
+
+
+def multiply(product: Any, inputs: Tensor, rows: int, portable: bool = False) -> Tensor:
+    """Inputs [batch, columns], float32 or bfloat16, times the transpose of a product's matrix, float32."""
+    outputs = torch.empty(inputs.shape[0], rows)
+    product.multiply(inputs.detach(), outputs, torch.get_num_threads(), portable)
+    return outputs
 
 
 def _extension() -> ModuleType:

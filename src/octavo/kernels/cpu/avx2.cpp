@@ -93,6 +93,11 @@ OCTAVO_AVX2 void values(const std::uint8_t* codes, std::size_t n, const float* t
     generic::values(codes + i, n - i, table, factor, out + i);
 }
 
+OCTAVO_AVX2 void dot(const float* weights, std::size_t n, const float* x, std::size_t pitch, std::size_t batch, float* out,
+                     std::size_t out_pitch) {
+    generic::dot(weights, n, x, pitch, batch, out, out_pitch);
+}
+
 OCTAVO_AVX2 void widen_bfloat16(const std::uint16_t* in, std::size_t n, float* out) {
     generic::widen_bfloat16(in, n, out);
 }
@@ -152,8 +157,8 @@ OCTAVO_AVX2 void grid_int16(const std::int16_t* codes, std::size_t n, const Poin
 }  // namespace
 
 const Loops avx2_loops = {
-    "AVX2",          scale,     codes,      values,       widen_bfloat16, widen_float16,
-    narrow_bfloat16, grid_int8, grid_int16, trellis_branches, trellis_walk,   trellis_int8,  trellis_int16,
+    "AVX2",          scale,     codes,      values,       dot,            widen_bfloat16,
+    widen_float16,   narrow_bfloat16, grid_int8, grid_int16, trellis_branches, trellis_walk,   trellis_int8,  trellis_int16,
     shift_avx2::shift_walk, shift_avx2::shift_values,
 };
 

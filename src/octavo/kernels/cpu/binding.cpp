@@ -11,6 +11,7 @@
 
 #include "binding_ans.hpp"
 #include "binding_decoding.hpp"
+#include "binding_product.hpp"
 #include "codebook.hpp"
 #include "layout.hpp"
 #include "loops.hpp"
@@ -255,6 +256,7 @@ NB_MODULE(_native, module) {
     module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
     bind_ans(module);
     bind_decoding(module);
+    bind_product(module);
     module.def("instruction_set", [] { return octavo::choose_loops(false).name; });
     module.def("packed_bytes", [](std::size_t count, std::int64_t levels) { return Layout(levels).packed_bytes(count); });
     module.def("pack", &pack, given("codes"), nb::arg("levels"), given("out"), nb::arg("threads"));

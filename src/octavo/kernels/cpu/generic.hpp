@@ -46,6 +46,19 @@ OCTAVO_INLINE void values(const std::uint8_t* codes, std::size_t n, const float*
     for (std::size_t i = 0; i < n; ++i) out[i] = table[codes[i]] * factor;
 }
 
+OCTAVO_INLINE void dot(const float* weights, std::size_t n, const float* x, std::size_t pitch, std::size_t batch,
+                       float* out, std::size_t out_pitch) {
+    constexpr std::size_t sums = 16;
+    for (std::size_t b = 0; b < batch; ++b, x += pitch) {
+        float part[sums] = {};
+        for (std::size_t i = 0; i < n; i += sums)
+            for (std::size_t j = 0; j < sums; ++j) part[j] += weights[i + j] * x[i + j];
+        for (std::size_t left = sums / 2; left > 0; left /= 2)
+            for (std::size_t j = 0; j < left; ++j) part[j] += part[j + left];
+        out[b * out_pitch] += part[0];
+    }
+}
+
 template <typename Code>
 OCTAVO_INLINE void grid(const Code* codes, std::size_t n, const Points& points, float row, const float* columns,
                         float* out) {

@@ -86,6 +86,10 @@ struct Loops {
     void (*values)(const std::uint8_t* codes, std::size_t n, const float* table, std::size_t levels, float scale,
                    float* out);
 
+    // out[b * out_pitch] += sum of weights[i] * x[b * pitch + i] for n weights, n a multiple of 16, and each b < batch.
+    void (*dot)(const float* weights, std::size_t n, const float* x, std::size_t pitch, std::size_t batch, float* out,
+                std::size_t out_pitch);
+
     void (*widen_bfloat16)(const std::uint16_t* in, std::size_t n, float* out);
     void (*widen_float16)(const std::uint16_t* in, std::size_t n, float* out);
     void (*narrow_bfloat16)(const float* in, std::size_t n, std::uint16_t* out);

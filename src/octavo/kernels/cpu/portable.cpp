@@ -32,6 +32,11 @@ void values(const std::uint8_t* codes, std::size_t n, const float* table, std::s
     generic::values(codes, n, table, factor, out);
 }
 
+void dot(const float* weights, std::size_t n, const float* x, std::size_t pitch, std::size_t batch, float* out,
+         std::size_t out_pitch) {
+    generic::dot(weights, n, x, pitch, batch, out, out_pitch);
+}
+
 void widen_bfloat16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_bfloat16(in, n, out); }
 void widen_float16(const std::uint16_t* in, std::size_t n, float* out) { generic::widen_float16(in, n, out); }
 void narrow_bfloat16(const float* in, std::size_t n, std::uint16_t* out) { generic::narrow_bfloat16(in, n, out); }
@@ -79,8 +84,8 @@ void shift_values(const ShiftTrellis& trellis, const std::uint8_t* streams, std:
 }  // namespace
 
 const Loops portable_loops = {
-    "portable",      scale,     codes,      values,       widen_bfloat16, widen_float16,
-    narrow_bfloat16, grid_int8, grid_int16, trellis_branches, trellis_walk,   trellis_int8,  trellis_int16,
+    "portable",      scale,     codes,      values,       dot,            widen_bfloat16,
+    widen_float16,   narrow_bfloat16, grid_int8, grid_int16, trellis_branches, trellis_walk,   trellis_int8,  trellis_int16,
     shift_walk,      shift_values,
 };
 

@@ -1,0 +1,218 @@
+"""How fast packed weights are multiplied with a few vectors, against reading them and against dense weights.
+
+Every figure is the best of some runs over as many copies of the weight as fill `--spread` MiB, as the layers of a model
+do, so that caches hold none of them. Bytes are all stored parts of the tensor; the bandwidth is measured in the same
+run, by reading a large array. Weights of 128 rows are quantized and repeated: what they are does not change the time.
+Entropy-coded grids are timed in their resident form, whose bytes count.
+
+    python benchmarks/products.py
+    python benchmarks/products.py --shape 8192x8192 --threads 2 --batch 1 --format "int@4 b64 absmax:bf16"
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from octavo.formats import Format
+from octavo.formats.entropy_coded import resident
+from octavo.formats.product import fused
+from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels import cpu
+
+FORMATS = (
+    "lloyd@1 b64 absmean:bf16",
+    "int(levels=3) b64 absmean:bf16",
+    "lloyd@2 b64 absmean:bf16",
+    "lloyd@3 b64 absmax:bf16",
+    "int@4 b64 absmax:bf16",
+    "lloyd@4 b64 absmax:bf16",
+    "nf4 b64 absmax:bf16",
+    "e2m1 b64 absmax:bf16",
+    "mxfp4",
+    "int@8 b64 absmax:bf16",
+    "lloyd@8 b64 absmax:bf16",
+    "trellis@2 channel rms:u8",
+    "trellis@3 channel rms:u8",
+    "trellis@4 channel rms:u8",
+    "columns(trellis@5=64,trellis@4=192,trellis@3) channel rms:u8",
+    "grid@3.5 separable ans",
+)
+
+SHAPES = ("8192x8192", "576x576", "192x576", "1536x576", "576x1536")
+"""A square one, and those of a small language model (SmolLM2-135M)."""
+
+QUANTIZED_ROWS = 128
+
+LARGEST_GRID = 1 << 22
+"""Weights of a grid that is coded for this; larger ones take minutes."""
+
+DENSE = {"dense float32": torch.float32, "dense bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The time of one product of a weight with a batch of vectors, and the speed at which its bytes were read."""
+
+    shape: str
+    format: str
+    inputs: str
+    threads: int
+    batch: int
+    bits: float
+    microseconds: float
+    gigabytes: float
+    of_bandwidth: float
+
+
+def main(
+    format: Annotated[list[str] | None, typer.Option(help="Formats; repeat for several.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="ROWSxCOLUMNS; repeat for several.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(help="Threads; repeat for several.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Vectors at once; repeat for several.")] = None,
+    spread: Annotated[int, typer.Option(help="MiB of copies that a run goes through.")] = 64,
+    repeats: int = 10,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Time products on this machine and print them beside the memory's bandwidth."""
+    console = Console()
+    console.print("C++: " + (cpu.MISSING or cpu.instruction_set()))
+    rows = []
+    for count in threads or (1, 2):
+        torch.set_num_threads(count)
+        bandwidth = read_bandwidth(repeats)
+        console.print(f"{count} thread(s): reading runs at {bandwidth:.1f} GB/s")
+        for side in shape or SHAPES:
+            found = timed_shape(side, format or FORMATS, batch or (1, 4, 16), spread << 20, repeats, bandwidth)
+            console.print(table(found))
+            rows += found
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def timed_shape(
+    shape: str, formats: Sequence[str], batches: Sequence[int], spread: int, repeats: int, bandwidth: float
+) -> list[Row]:
+    height, width = (int(side) for side in shape.split("x"))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for name, dtype in DENSE.items():
+        size = height * width * dtype.itemsize
+        weights = [torch.ones(height, width, dtype=dtype) for _ in range(-(-spread // size))]
+        for batch in batches:
+            inputs = torch.randn(batch, width, generator=generator).to(dtype)
+            seconds = best(partial(each, [partial(F.linear, weight=weight) for weight in weights], inputs), repeats)
+            found.append(row(shape, name, dtype, batch, size, height * width, seconds / len(weights), bandwidth))
+    for text in formats:
+        quantized = large(text, height, width, generator)
+        if quantized is None:
+            continue
+        size = quantized.stored_bits // 8
+        products = [fused(copied(quantized)) for _ in range(-(-spread // size))]
+        ready = [product for product in products if product is not None]
+        for batch in batches:
+            for dtype in (torch.float32, torch.bfloat16):
+                inputs = torch.randn(batch, width, generator=generator).to(dtype)
+                seconds = best(partial(each, ready, inputs), repeats) / len(ready)
+                found.append(row(shape, text, dtype, batch, size, height * width, seconds, bandwidth))
+    return found
+
+
+def each(products: Sequence[Callable[[Tensor], Tensor]], inputs: Tensor) -> None:
+    for product in products:
+        product(inputs)
+
+
+def large(text: str, rows: int, columns: int, generator: torch.Generator) -> QuantizedTensor | None:
+    """A tensor in a format, the rows of a small one repeated; None where that cannot be done in seconds."""
+    parsed = Format.parse(text)
+    spread = torch.randn(columns, generator=generator).exp()
+    if parsed.code != "fixed":
+        if rows * columns > LARGEST_GRID:
+            return None
+        return resident(parsed.quantize(torch.randn(rows, columns, generator=generator) * spread))
+    height = math.gcd(rows, QUANTIZED_ROWS)
+    small = parsed.quantize(torch.randn(height, columns, generator=generator) * spread)
+    times = rows // height
+    parts = {}
+    for name, part in small.parts.items():
+        by_row = name.startswith("scales") and len(part) == height
+        if name.startswith("codes"):
+            parts[name] = part.repeat(times) if part.ndim == 1 else part.repeat(1, times)
+        else:
+            # Narrow floats are repeated as bytes.
+            parts[name] = part.view(torch.uint8).repeat(times, 1).view(part.dtype) if by_row else part
+    return QuantizedTensor(parsed, (rows, columns), parts)
+
+
+def copied(quantized: QuantizedTensor) -> QuantizedTensor:
+    return QuantizedTensor(quantized.format, quantized.shape, {name: p.clone() for name, p in quantized.parts.items()})
+
+
+def row(
+    shape: str,
+    format: str,
+    dtype: torch.dtype,
+    batch: int,
+    size: int,
+    weights: int,
+    seconds: float,
+    bandwidth: float,
+) -> Row:
+    speed = size / seconds / 1e9
+    return Row(
+        shape=shape,
+        format=format,
+        inputs=str(dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        batch=batch,
+        bits=8 * size / weights,
+        microseconds=1e6 * seconds,
+        gigabytes=speed,
+        of_bandwidth=speed / bandwidth,
+    )
+
+
+def read_bandwidth(repeats: int) -> float:
+    """Gigabytes a second of reading 1 GiB: the faster of a largest value and a product with itself."""
+    array = torch.ones(1 << 28)
+    seconds = min(best(array.amax, repeats), best(lambda: array.dot(array), repeats))
+    return array.numel() * array.element_size() / seconds / 1e9
+
+
+def best(call: Callable[[], object], repeats: int) -> float:
+    """Shortest seconds of a call, after one that warms up."""
+    call()
+    shortest = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def table(rows: list[Row]) -> Table:
+    shown = Table(title=f"products with {rows[0].shape} weights on {rows[0].threads} thread(s)")
+    for heading in ("format", "inputs", "batch", "bits", "µs", "GB/s", "of bandwidth"):
+        shown.add_column(heading, justify="left" if heading in ("format", "inputs") else "right")
+    for each in rows:
+        figures = f"{each.bits:.2f}", f"{each.microseconds:.1f}", f"{each.gigabytes:.1f}", f"{each.of_bandwidth:.0%}"
+        shown.add_row(each.format, each.inputs, str(each.batch), *figures)
+    return shown
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,190 @@
+// What Python sees of products with packed weights. As in binding.cpp, every size is checked here, and every number that
+// is an index, so that no call can read or write out of bounds.
+#include "binding_product.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "product.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using octavo::Factors;
+using octavo::Kind;
+using octavo::Layout;
+using octavo::Taken;
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ByteMatrix = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Places = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<const std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Results = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* problem) {
+    if (!condition) throw std::invalid_argument(problem);
+}
+
+bool narrow(nb::dlpack::dtype dtype) {
+    const bool is = dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16;
+    require(is || dtype == nb::dtype<float>(), "values must be float32 or bfloat16");
+    return is;
+}
+
+// A sum of parts, which holds on to the arrays that they read.
+class Product {
+public:
+    Product(std::size_t rows, std::size_t columns) : rows_(rows), columns_(columns) {
+        require(rows >= 1 && columns >= 1 && rows < limit && columns < limit, "a product has rows and columns");
+    }
+    Product(const Product&) = delete;
+
+    void add_codes(const Bytes& packed, std::size_t row_codes, const Row& values, const Matrix& scales,
+                   std::int64_t block, const std::optional<Numbers>& columns, const std::optional<Row>& factors) {
+        const Taken taken = this->taken(columns, factors);
+        const Layout layout(static_cast<std::int64_t>(values.shape(0)));
+        require(row_codes >= taken.count && row_codes < limit, "a row has fewer codes than inputs");
+        require(packed.shape(0) == layout.packed_bytes(rows_ * row_codes), "the packed codes do not fit the shape");
+        const Factors spread = checked(scales, taken.count, block);
+        parts_.push_back(
+            octavo::codes_part(taken, packed.data(), layout, rows_, row_codes, values.data(), spread));
+        keep(columns, factors, packed, values, scales);
+    }
+
+    void add_grid(const Codes& codes, const Row& points, const Row& row_step, const std::optional<Numbers>& columns,
+                  const std::optional<Row>& factors) {
+        const Taken taken = this->taken(columns, factors);
+        require(codes.shape(0) == rows_ && codes.shape(1) == taken.count, "the grid codes do not fit the shape");
+        require(row_step.shape(0) == rows_ && points.shape(0) % 2 == 1, "the steps or points do not fit the codes");
+        require(points.shape(0) < limit, "there are too many points");
+        parts_.push_back(octavo::grid_part(taken, codes.data(), points.data(), points.shape(0) / 2, row_step.data(),
+                                           rows_));
+        keep(columns, factors, codes, points, row_step);
+    }
+
+    void add_shift(const ByteMatrix& codes, const Row& table, const std::optional<Row>& curve, std::int64_t bits,
+                   const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
+                   const std::optional<Row>& factors) {
+        const Taken taken = this->taken(columns, factors);
+        const std::size_t states = table.shape(0), knots = curve ? curve->shape(0) : 0;
+        require(std::has_single_bit(states) && states <= std::size_t{1} << octavo::max_window, "the table fits no trellis");
+        const auto window = static_cast<std::uint32_t>(std::bit_width(states) - 1);
+        require(1 <= bits && bits <= octavo::max_shift_bits && 2 * static_cast<std::uint32_t>(bits) <= window &&
+                    states >> bits >= 16,
+                "a trellis has at least 16 classes of states, and the square of a code's values as states");
+        require(codes.shape(0) == taken.count &&
+                    codes.shape(1) >= (rows_ * static_cast<std::size_t>(bits) + 7) / 8,
+                "the streams do not fit the shape");
+        if (curve) {
+            require(knots >= 2, "a curve has two knots");
+            const float last = static_cast<float>(knots - 1);
+            const auto outside = [&](float place) { return !(place >= 0 && place <= last); };
+            require(std::none_of(table.data(), table.data() + states, outside), "a place lies beyond the curve");
+        }
+        const Factors spread = checked(scales, taken.count, block);
+        parts_.push_back(octavo::shift_part(taken, codes.data(), codes.shape(1),
+                                            {window, static_cast<std::uint32_t>(bits), table.data()},
+                                            curve ? curve->data() : nullptr, knots, rows_, spread));
+        keep(columns, factors, codes, table, scales);
+        if (curve) keep_one(*curve);
+    }
+
+    void add_zeros(const Numbers& columns) {
+        parts_.push_back(octavo::zeros_part(taken(columns, std::nullopt)));
+        keep(columns, std::nullopt);
+    }
+
+    void add_sparse(const Places& starts, const Numbers& columns, const Row& values) {
+        const Taken taken{nullptr, nullptr, columns_};
+        require(starts.shape(0) == rows_ + 1 && starts.data()[0] == 0, "the rows of single weights do not fit");
+        require(std::is_sorted(starts.data(), starts.data() + rows_ + 1), "the rows of single weights do not ascend");
+        require(static_cast<std::size_t>(starts.data()[rows_]) == columns.shape(0) &&
+                    values.shape(0) == columns.shape(0),
+                "the single weights do not fit their rows");
+        check_numbers(columns);
+        parts_.push_back(octavo::sparse_part(taken, starts.data(), columns.data(), values.data(), rows_));
+        keep(std::nullopt, std::nullopt, starts, columns, values);
+    }
+
+    void multiply(const Matrix& inputs, const Results& out, std::int64_t threads, bool portable) const {
+        const octavo::Inputs given{inputs.data(), narrow(inputs.dtype()) ? Kind::bfloat16 : Kind::float32,
+                                   inputs.shape(0), inputs.shape(1)};
+        require(given.cols == columns_, "the inputs do not fit the columns");
+        require(out.shape(0) == given.batch && out.shape(1) == rows_, "the output does not fit the rows");
+        float* to = out.data();
+        const nb::gil_scoped_release released;
+        octavo::multiply(parts_, given, rows_, to, static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)),
+                         portable);
+    }
+
+private:
+    static constexpr std::size_t limit = std::size_t{1} << 31;
+
+    void check_numbers(const Numbers& columns) const {
+        const auto outside = [&](std::int32_t column) { return column < 0 || static_cast<std::size_t>(column) >= columns_; };
+        require(std::none_of(columns.data(), columns.data() + columns.shape(0), outside), "there is no such column");
+    }
+
+    Taken taken(const std::optional<Numbers>& columns, const std::optional<Row>& factors) const {
+        if (columns) check_numbers(*columns);
+        const std::size_t count = columns ? columns->shape(0) : columns_;
+        require(count >= 1 && (!factors || factors->shape(0) == count), "the factors do not fit the columns");
+        return {columns ? columns->data() : nullptr, factors ? factors->data() : nullptr, count};
+    }
+
+    Factors checked(const Matrix& scales, std::size_t count, std::int64_t block) const {
+        require(block >= 1, "a block must hold at least one weight");
+        const auto size = static_cast<std::size_t>(block);
+        const std::size_t blocks = count / size + (count % size != 0);
+        require(scales.shape(1) == blocks, "the scales do not fit the number of blocks in a row");
+        require(scales.shape(0) == rows_ || scales.shape(0) == 1, "the scales do not fit the number of rows");
+        return {scales.data(), narrow(scales.dtype()), blocks, size, scales.shape(0) == 1};
+    }
+
+    template <typename Array>
+    void keep_one(const Array& array) {
+        kept_.emplace_back(array);
+    }
+
+    template <typename... Arrays>
+    void keep(const std::optional<Numbers>& columns, const std::optional<Row>& factors, const Arrays&... arrays) {
+        if (columns) keep_one(*columns);
+        if (factors) keep_one(*factors);
+        (keep_one(arrays), ...);
+    }
+
+    const std::size_t rows_, columns_;
+    octavo::Parts parts_;
+    std::vector<nb::ndarray<nb::ro>> kept_;
+};
+
+auto given(const char* name) { return nb::arg(name).noconvert(); }
+
+}  // namespace
+
+void bind_product(nb::module_& module) {
+    nb::class_<Product>(module, "Product")
+        .def(nb::init<std::size_t, std::size_t>(), nb::arg("rows"), nb::arg("columns"))
+        .def("add_codes", &Product::add_codes, given("packed"), nb::arg("row_codes"), given("values"), given("scales"),
+             nb::arg("block"), given("columns").none(), given("factors").none())
+        .def("add_grid", &Product::add_grid, given("codes"), given("points"), given("row_step"),
+             given("columns").none(), given("factors").none())
+        .def("add_shift", &Product::add_shift, given("codes"), given("table"), given("curve").none(), nb::arg("bits"),
+             given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+        .def("add_zeros", &Product::add_zeros, given("columns"))
+        .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
+        .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),
+             nb::arg("portable") = false);
+}

@@ -1,0 +1,125 @@
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+#include "generic.hpp"
+#include "lanes.hpp"
+#include "product.hpp"
+
+namespace octavo {
+namespace {
+
+// Decoded a row at a time to float32, whatever the alphabet and wherever a row begins.
+class CodesPart : public Part {
+public:
+    CodesPart(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows, std::size_t row_codes,
+              const float* values, Factors scales)
+        : Part(taken), packed_(packed), layout_(layout), rows_(rows), row_codes_(row_codes), scales_(scales) {
+        for (std::size_t code = 0; code < max_levels; ++code) values_[code] = values[code % layout.levels];
+    }
+
+    void add(const Task& task) const override {
+        static thread_local std::vector<std::uint8_t> codes;
+        static thread_local std::vector<float> row_values;
+        codes.resize(row_codes_ + 2 * max_digits);
+        row_values.assign(pitch(Order::plain), 0.0f);
+        for (std::size_t row = task.begin; row < task.end; ++row) {
+            const std::size_t flat = row * row_codes_, group = flat / layout_.digits, early = flat % layout_.digits;
+            // Up to the end of a group, which only the last of all may lack.
+            const std::size_t groups = (early + taken.count + layout_.digits - 1) / layout_.digits;
+            const std::size_t left = rows_ * row_codes_ - group * layout_.digits;
+            unpack_codes(layout_, packed_ + group * layout_.bytes, std::min(groups * layout_.digits, left),
+                         codes.data());
+            for (std::size_t index = 0; index < scales_.blocks; ++index) {
+                // A block may be as large as the largest integer; its end is not computed where it lies beyond the row.
+                const std::size_t start = index * scales_.block;
+                const std::size_t length =
+                    index + 1 == scales_.blocks ? taken.count - start : scales_.block;
+                task.loops->values(codes.data() + early + start, length, values_, layout_.levels,
+                                   scales_.at(row, index), row_values.data() + start);
+            }
+            task.loops->dot(row_values.data(), row_values.size(), task.inputs, task.pitch, task.batch, task.out + row,
+                            task.out_pitch);
+        }
+    }
+
+    std::size_t weights() const override { return rows_ * taken.count; }
+
+protected:
+    const std::uint8_t* packed_;
+    const Layout layout_;
+    const std::size_t rows_, row_codes_;
+    const Factors scales_;
+    alignas(64) float values_[max_levels];
+};
+
+#if OCTAVO_X86
+
+// Rows begin with a byte, and the codes of a lane share a scale.
+class LanesPart final : public CodesPart {
+public:
+    LanesPart(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows, std::size_t row_codes,
+              const float* values, Factors scales)
+        : CodesPart(taken, packed, layout, rows, row_codes, values, scales) {
+        generic::narrow_bfloat16(values_, max_levels, narrow_);
+        const int width = static_cast<int>(layout.bytes);
+        lanes_ = {packed, row_codes * layout.bytes / 8, width, values_, narrow_, scales, nullptr, nullptr, nullptr};
+        const std::size_t chunks = lanes_.chunks(), span = lane_span(width);
+        const auto block_of = [&](std::size_t code) { return std::min(code / scales.block, scales.blocks - 1); };
+        for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
+            const std::size_t code = chunk * lanes_.chunk_codes(), first = block_of(code);
+            std::size_t last = first;
+            for (std::size_t lane = 0; lane < lanes_in_chunk; ++lane) {
+                last = block_of(code + lane * span);
+                place_.push_back(static_cast<std::int32_t>(last - first));
+            }
+            first_.push_back(static_cast<std::uint32_t>(first));
+            present_.push_back(static_cast<std::uint16_t>((1u << (last - first + 1)) - 1));
+        }
+        lanes_.first = first_.data(), lanes_.present = present_.data(), lanes_.place = place_.data();
+    }
+
+    Order order(Kind kind, bool portable) const override {
+        if (portable || !lanes_supported(false)) return Order::plain;
+        return kind == Kind::bfloat16 && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
+    }
+
+    std::size_t pitch(Order order) const override {
+        const std::size_t codes = lanes_.chunks() * lanes_.chunk_codes();
+        return order == Order::narrow_lanes ? codes / 2 : codes;
+    }
+
+    void arrange(const float* plain, Order order, float* out) const override {
+        if (order == Order::plain) return Part::arrange(plain, order, out);
+        lanes_arrange(lanes_.width, lanes_.chunks(), order == Order::narrow_lanes, plain, out);
+    }
+
+    void add(const Task& task) const override {
+        if (task.order == Order::plain) return CodesPart::add(task);
+        lanes_add(lanes_, task);
+    }
+
+private:
+    LanesCodes lanes_;
+    std::vector<std::uint32_t> first_;
+    std::vector<std::uint16_t> present_;
+    std::vector<std::int32_t> place_;
+    std::uint16_t narrow_[max_levels];
+};
+
+#endif
+
+}  // namespace
+
+std::unique_ptr<Part> codes_part(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows,
+                                 std::size_t row_codes, const float* values, Factors scales) {
+#if OCTAVO_X86
+    const bool bytes = layout.power_of_two && row_codes * layout.bytes % 8 == 0;
+    const bool few = scales.blocks <= std::size_t{1} << 31;
+    if (bytes && few && (scales.blocks == 1 || scales.block % lane_span(static_cast<int>(layout.bytes)) == 0))
+        return std::make_unique<LanesPart>(taken, packed, layout, rows, row_codes, values, scales);
+#endif
+    return std::make_unique<CodesPart>(taken, packed, layout, rows, row_codes, values, scales);
+}
+
+}  // namespace octavo

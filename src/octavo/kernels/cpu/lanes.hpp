@@ -1,0 +1,56 @@
+// Products with packed codes of whole bits whose rows begin with a byte, for AVX-512 with byte permutations.
+//
+// A register takes sixteen runs of `span` consecutive codes, one a 32-bit lane. Its lowest codes are looked up, all at
+// once, in a table that lies in registers, and multiplied with inputs that were put in this order before; then every
+// lane is shifted by one code. With bfloat16 inputs two runs of span / 2 codes share a lane, values are rounded to
+// bfloat16 as well, and pairs of products are summed in float32. A register of codes is a chunk.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "loops.hpp"
+#include "product.hpp"
+
+namespace octavo {
+
+// Consecutive codes in a 32-bit lane.
+constexpr std::size_t lane_span(int width) {
+    constexpr std::size_t spans[] = {0, 32, 16, 8, 8, 4, 4, 2, 4};
+    return spans[width];
+}
+
+struct LanesCodes {
+    const std::uint8_t* codes;
+    std::size_t row_bytes;
+    int width;
+    const float* values;           // of all 2^width codes, repeated up to 256
+    const std::uint16_t* narrow;   // the same in bfloat16
+    Factors scales;
+
+    // Where the scales of a chunk's lanes lie: in the row from first[chunk] on, as many as the bits of present[chunk],
+    // of which lane i takes the one numbered place[16 * chunk + i].
+    const std::uint32_t* first;
+    const std::uint16_t* present;
+    const std::int32_t* place;
+
+    std::size_t chunk_codes() const { return lanes_in_chunk * lane_span(width); }
+    std::size_t chunks() const { return (row_bytes * 8 / static_cast<std::size_t>(width) + chunk_codes() - 1) / chunk_codes(); }
+};
+
+#if OCTAVO_X86
+// Whether this processor has the instructions: for float32 inputs, and for bfloat16 ones.
+bool lanes_supported(bool narrow);
+
+// One vector of inputs in the lanes' order; `plain` is readable up to whole chunks.
+void lanes_arrange(int width, std::size_t chunks, bool narrow, const float* plain, float* out);
+
+// Adds to the sums of a task, lane by lane.
+void lanes_add(const LanesCodes& codes, const Task& task);
+
+// out[row] += the sum of the lanes of a row.
+void lanes_sum(const float* sums, std::size_t rows, float* out);
+#endif
+
+}  // namespace octavo

@@ -1,0 +1,303 @@
+#include "lanes.hpp"
+
+#if OCTAVO_X86
+
+// GCC before 13 takes the undefined operand inside its own intrinsics for a mistake (its bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#include <type_traits>
+
+#include "generic.hpp"
+
+// One target for all, so that functions inline into each other. The compiler never takes to bfloat16 by itself, so that
+// what is done in float32 runs without.
+#define OCTAVO_LAMBDA __attribute__((always_inline))
+#define OCTAVO_LANES __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")))
+
+namespace octavo {
+namespace {
+
+constexpr bool whole_lanes(int width) { return width == 1 || width == 2 || width == 4 || width == 8; }
+
+// Where the bits of lane i begin: a byte of the chunk, and a bit of it.
+struct Spread {
+    __m512i bytes, shifts;
+};
+
+template <int width, bool narrow>
+OCTAVO_LANES OCTAVO_INLINE Spread spread_of() {
+    alignas(64) std::uint8_t bytes[64];
+    alignas(64) std::uint16_t shifts[32];
+    constexpr int size = narrow ? 2 : 4;
+    constexpr int bits = static_cast<int>(lane_span(width)) * width * size / 4;
+    for (int lane = 0; lane < 64 / size; ++lane) {
+        for (int byte = 0; byte < size; ++byte)
+            bytes[lane * size + byte] = static_cast<std::uint8_t>(lane * bits / 8 + byte);
+        shifts[lane * size / 2] = static_cast<std::uint16_t>(lane * bits % 8);
+        if (!narrow) shifts[2 * lane + 1] = 0;
+    }
+    return {_mm512_load_si512(bytes), _mm512_load_si512(shifts)};
+}
+
+// The codes of a chunk, each lane's in its low bits.
+template <int width, bool narrow>
+OCTAVO_LANES OCTAVO_INLINE __m512i loaded(const std::uint8_t* from, __mmask64 present, const Spread& spread) {
+    __m512i word = _mm512_maskz_loadu_epi8(present, from);
+    if constexpr (!whole_lanes(width)) {
+        word = _mm512_permutexvar_epi8(spread.bytes, word);
+        word = narrow ? _mm512_srlv_epi16(word, spread.shifts) : _mm512_srlv_epi32(word, spread.shifts);
+    }
+    return word;
+}
+
+// Look-ups of the low bits of each lane in float32: a table of 16 or 32 entries is one instruction.
+template <int width>
+struct Wide {
+    static constexpr int registers = width <= 4 ? 1 : width <= 7 ? 1 << (width - 4) : 0;
+    __m512 table[registers == 0 ? 1 : registers];
+    const float* memory;
+
+    OCTAVO_LANES OCTAVO_INLINE explicit Wide(const float* values) : memory(values) {
+        for (int i = 0; i < registers; ++i) table[i] = _mm512_loadu_ps(values + 16 * i);
+    }
+
+    OCTAVO_LANES OCTAVO_INLINE __m512 operator()(__m512i word) const {
+        if constexpr (width <= 4) {
+            return _mm512_permutexvar_ps(word, table[0]);
+        } else if constexpr (width == 8) {
+            return _mm512_i32gather_ps(_mm512_and_si512(word, _mm512_set1_epi32(255)), memory, 4);
+        } else {
+            __m512 found = _mm512_permutex2var_ps(table[0], word, table[1]);
+            if constexpr (width >= 6) {
+                const __mmask16 second = _mm512_test_epi32_mask(word, _mm512_set1_epi32(32));
+                found = _mm512_mask_mov_ps(found, second, _mm512_permutex2var_ps(table[2], word, table[3]));
+                if constexpr (width == 7) {
+                    __m512 upper = _mm512_permutex2var_ps(table[4], word, table[5]);
+                    upper = _mm512_mask_mov_ps(upper, second, _mm512_permutex2var_ps(table[6], word, table[7]));
+                    found = _mm512_mask_mov_ps(found, _mm512_test_epi32_mask(word, _mm512_set1_epi32(64)), upper);
+                }
+            }
+            return found;
+        }
+    }
+};
+
+// The same in bfloat16, 32 lanes: a table of 32 or 64 entries is one instruction.
+template <int width>
+struct Narrow {
+    static constexpr int registers = width <= 5 ? 1 : 1 << (width - 5);
+    __m512i table[registers];
+
+    OCTAVO_LANES OCTAVO_INLINE explicit Narrow(const std::uint16_t* values) {
+        for (int i = 0; i < registers; ++i) table[i] = _mm512_loadu_si512(values + 32 * i);
+    }
+
+    OCTAVO_LANES OCTAVO_INLINE __m512i pair(int first, __m512i word) const {
+        return _mm512_permutex2var_epi16(table[first], word, table[first + 1]);
+    }
+
+    OCTAVO_LANES OCTAVO_INLINE __m512i operator()(__m512i word) const {
+        if constexpr (width <= 5) {
+            return _mm512_permutexvar_epi16(word, table[0]);
+        } else {
+            __m512i found = pair(0, word);
+            if constexpr (width >= 7) {
+                const __mmask32 second = _mm512_test_epi16_mask(word, _mm512_set1_epi16(64));
+                found = _mm512_mask_mov_epi16(found, second, pair(2, word));
+                if constexpr (width == 8) {
+                    const __m512i rest = _mm512_mask_mov_epi16(pair(4, word), second, pair(6, word));
+                    found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(word, _mm512_set1_epi16(128)), rest);
+                }
+            }
+            return found;
+        }
+    }
+};
+
+// The scales of a chunk's lanes. `from` are those of the row's blocks.
+template <typename Scale>
+OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale* from, std::size_t chunk) {
+    const __mmask16 present = codes.present[chunk];
+    const __m512i place = _mm512_loadu_si512(codes.place + lanes_in_chunk * chunk);
+    if constexpr (sizeof(Scale) == 2) {
+        // The upper half of each lane is a bfloat16, the lower one zero.
+        const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
+        const __m512i upper = _mm512_slli_epi32(place, 16);
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, upper, _mm512_castsi256_si512(found)));
+    } else {
+        const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
+        return _mm512_permutexvar_ps(place, found);
+    }
+}
+
+// A chunk is multiplied step by step; `Steps` does one for float32 or for bfloat16.
+template <int width, int batch>
+struct WideSteps {
+    static constexpr bool narrow = false;
+    Wide<width> table;
+    Spread spread;
+
+    OCTAVO_LANES OCTAVO_INLINE explicit WideSteps(const LanesCodes& codes)
+        : table(codes.values), spread(spread_of<width, false>()) {}
+
+    OCTAVO_LANES OCTAVO_INLINE void run(__m512i word, const float* x, std::size_t pitch, __m512* sums) const {
+        constexpr std::size_t steps = lane_span(width);
+#pragma GCC unroll 8
+        for (std::size_t step = 0; step < steps; ++step) {
+            const __m512 value = table(word);
+            for (int b = 0; b < batch; ++b)
+                sums[b] = _mm512_fmadd_ps(value, _mm512_load_ps(x + static_cast<std::size_t>(b) * pitch + 16 * step),
+                                          sums[b]);
+            word = _mm512_srli_epi32(word, width);
+        }
+    }
+};
+
+template <int width, int batch>
+struct NarrowSteps {
+    static constexpr bool narrow = true;
+    Narrow<width> table;
+    Spread spread;
+
+    OCTAVO_LANES OCTAVO_INLINE explicit NarrowSteps(const LanesCodes& codes)
+        : table(codes.narrow), spread(spread_of<width, true>()) {}
+
+    OCTAVO_LANES OCTAVO_INLINE void run(__m512i word, const float* x, std::size_t pitch, __m512* sums) const {
+        constexpr std::size_t steps = lane_span(width) / 2;
+#pragma GCC unroll 16
+        for (std::size_t step = 0; step < steps; ++step) {
+            const __m512bh value = reinterpret_cast<__m512bh>(table(word));
+            for (int b = 0; b < batch; ++b) {
+                const __m512i pairs = _mm512_load_si512(x + static_cast<std::size_t>(b) * pitch + 16 * step);
+                sums[b] = _mm512_dpbf16_ps(sums[b], value, reinterpret_cast<__m512bh>(pairs));
+            }
+            word = _mm512_srli_epi16(word, width);
+        }
+    }
+};
+
+// Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum.
+template <typename Steps, int width, int batch, typename Scale>
+OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    constexpr bool one_block = std::is_void_v<Scale>;
+    constexpr std::size_t bytes = lanes_in_chunk * lane_span(width) * width / 8;
+    constexpr std::size_t each = lanes_in_chunk * lane_span(width) / (Steps::narrow ? 2 : 1);
+    constexpr __mmask64 whole = ~__mmask64{0} >> (64 - bytes);
+    const Steps steps(codes);
+    const std::size_t last = codes.chunks() - 1;
+    const __mmask64 rest = ~__mmask64{0} >> (64 - (codes.row_bytes - last * bytes));
+    const float* const x = task.inputs + vector * task.pitch;
+    const std::size_t height = task.end - task.begin;
+    for (std::size_t row = 0; row < height; ++row) {
+        const std::uint8_t* const from = codes.codes + (task.begin + row) * codes.row_bytes;
+        float* const sums = task.sums + (vector * height + row) * lanes_in_chunk;
+        __m512 totals[batch];
+        for (int b = 0; b < batch; ++b)
+            totals[b] = one_block ? _mm512_setzero_ps()
+                                  : _mm512_load_ps(sums + static_cast<std::size_t>(b) * height * lanes_in_chunk);
+        const auto add = [&](std::size_t chunk, __mmask64 present) OCTAVO_LANES OCTAVO_LAMBDA {
+            const __m512i word = loaded<width, Steps::narrow>(from + chunk * bytes, present, steps.spread);
+            if constexpr (one_block) {
+                steps.run(word, x + chunk * each, task.pitch, totals);
+            } else {
+                __m512 parts[batch];
+                for (int b = 0; b < batch; ++b) parts[b] = _mm512_setzero_ps();
+                steps.run(word, x + chunk * each, task.pitch, parts);
+                const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
+                const __m512 scales = scales_of(codes, static_cast<const Scale*>(codes.scales.data) + first, chunk);
+                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(parts[b], scales, totals[b]);
+            }
+        };
+        for (std::size_t chunk = 0; chunk < last; ++chunk) add(chunk, whole);
+        add(last, rest);
+        for (int b = 0; b < batch; ++b) {
+            float* const to = sums + static_cast<std::size_t>(b) * height * lanes_in_chunk;
+            if constexpr (one_block) {
+                const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
+                totals[b] = _mm512_fmadd_ps(totals[b], scale, _mm512_load_ps(to));
+            }
+            _mm512_store_ps(to, totals[b]);
+        }
+    }
+}
+
+template <typename Steps, int width, int batch>
+void add_scaled(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    if (codes.scales.blocks == 1) return add_rows<Steps, width, batch, void>(codes, task, vector);
+    return codes.scales.narrow ? add_rows<Steps, width, batch, std::uint16_t>(codes, task, vector)
+                               : add_rows<Steps, width, batch, float>(codes, task, vector);
+}
+
+template <int width, int batch>
+void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    return task.order == Order::narrow_lanes ? add_scaled<NarrowSteps<width, batch>, width, batch>(codes, task, vector)
+                                             : add_scaled<WideSteps<width, batch>, width, batch>(codes, task, vector);
+}
+
+template <int width>
+void add_width(const LanesCodes& codes, const Task& task) {
+    std::size_t vector = 0;
+    for (; vector + 8 <= task.batch; vector += 8) add_vectors<width, 8>(codes, task, vector);
+    if (vector + 4 <= task.batch) add_vectors<width, 4>(codes, task, vector), vector += 4;
+    if (vector + 2 <= task.batch) add_vectors<width, 2>(codes, task, vector), vector += 2;
+    if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
+}
+
+OCTAVO_LANES OCTAVO_INLINE __m512i each_lane(std::size_t span) {
+    return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                              _mm512_set1_epi32(static_cast<int>(span)));
+}
+
+OCTAVO_LANES void arrange_wide(std::size_t span, std::size_t chunks, const float* plain, float* out) {
+    const __m512i lanes = each_lane(span);
+    for (std::size_t chunk = 0; chunk < chunks; ++chunk, plain += span * lanes_in_chunk)
+        for (std::size_t step = 0; step < span; ++step, out += 16)
+            _mm512_store_ps(out, _mm512_i32gather_ps(lanes, plain + step, 4));
+}
+
+OCTAVO_LANES void arrange_narrow(std::size_t span, std::size_t chunks, const float* plain, float* out) {
+    const __m512i lanes = each_lane(span / 2);
+    for (std::size_t chunk = 0; chunk < chunks; ++chunk, plain += span * lanes_in_chunk)
+        for (std::size_t step = 0; step < span / 2; ++step, out += 16) {
+            const __m512 lower = _mm512_i32gather_ps(lanes, plain + step, 4);
+            const __m512 upper = _mm512_i32gather_ps(lanes, plain + step + span / 2 * 16, 4);
+            _mm512_store_si512(out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(upper, lower)));
+        }
+}
+
+}  // namespace
+
+bool lanes_supported(bool narrow) {
+    static const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
+    static const bool pairs = wide && __builtin_cpu_supports("avx512bf16");
+    return narrow ? pairs : wide;
+}
+
+void lanes_arrange(int width, std::size_t chunks, bool narrow, const float* plain, float* out) {
+    return narrow ? arrange_narrow(lane_span(width), chunks, plain, out)
+                  : arrange_wide(lane_span(width), chunks, plain, out);
+}
+
+OCTAVO_LANES void lanes_sum(const float* sums, std::size_t rows, float* out) {
+    for (std::size_t row = 0; row < rows; ++row)
+        out[row] += _mm512_reduce_add_ps(_mm512_load_ps(sums + row * lanes_in_chunk));
+}
+
+void lanes_add(const LanesCodes& codes, const Task& task) {
+    switch (codes.width) {
+        case 1: return add_width<1>(codes, task);
+        case 2: return add_width<2>(codes, task);
+        case 3: return add_width<3>(codes, task);
+        case 4: return add_width<4>(codes, task);
+        case 5: return add_width<5>(codes, task);
+        case 6: return add_width<6>(codes, task);
+        case 7: return add_width<7>(codes, task);
+        default: return add_width<8>(codes, task);
+    }
+}
+
+}  // namespace octavo
+
+#endif

@@ -1,0 +1,131 @@
+#include "product.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+
+#include "lanes.hpp"
+#include "team.hpp"
+
+namespace octavo {
+namespace {
+
+// A second thread is called for no fewer multiplications than this.
+constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
+
+constexpr std::size_t largest_tile = 1024;
+
+// Rows of sums, a line of the cache each, that a tile of one vector has at most.
+constexpr std::size_t most_sums = 256;
+
+float widened(std::uint16_t narrow) { return std::bit_cast<float>(std::uint32_t{narrow} << 16); }
+
+std::size_t rounded_up(std::size_t count, std::size_t unit) { return (count + unit - 1) / unit * unit; }
+
+void take(const Inputs& inputs, std::size_t vector, const Taken& taken, float* out) {
+    const auto each = [&](const auto& value) {
+        for (std::size_t i = 0; i < taken.count; ++i) {
+            const float x = value(taken.columns == nullptr ? i : static_cast<std::size_t>(taken.columns[i]));
+            out[i] = taken.factors == nullptr ? x : x * taken.factors[i];
+        }
+    };
+    if (inputs.kind == Kind::float32) {
+        const float* from = static_cast<const float*>(inputs.data) + vector * inputs.cols;
+        each([&](std::size_t i) { return from[i]; });
+    } else {
+        const std::uint16_t* from = static_cast<const std::uint16_t*>(inputs.data) + vector * inputs.cols;
+        each([&](std::size_t i) { return widened(from[i]); });
+    }
+}
+
+struct Staged {
+    const Part* part;
+    Order order;
+    std::size_t prepared, inputs, pitch;  // where they lie in the memory of a call
+};
+
+// Memory of a thread, kept from call to call, that begins with a line of the cache.
+float* memory_of(std::vector<float>& kept, std::size_t count) {
+    constexpr std::size_t line = 64;
+    if (kept.size() < count + line / sizeof(float)) kept.resize(count + line / sizeof(float));
+    return kept.data() + (line - reinterpret_cast<std::uintptr_t>(kept.data()) % line) % line / sizeof(float);
+}
+
+// Rows of a tile: two tiles a thread, so that a thread that is held up has less to do, and sums that stay in the cache.
+std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes) {
+    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch) : largest_tile;
+    const std::size_t tiles = threads == 1 ? 1 : 2 * threads;
+    return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
+}
+
+}  // namespace
+
+float Factors::at(std::size_t row, std::size_t index) const {
+    const std::size_t place = (shared ? 0 : row * blocks) + index;
+    return narrow ? widened(static_cast<const std::uint16_t*>(data)[place]) : static_cast<const float*>(data)[place];
+}
+
+Order Part::order(Kind, bool) const { return Order::plain; }
+
+std::size_t Part::pitch(Order) const { return rounded_up(taken.count, 16); }
+
+void Part::arrange(const float* plain, Order order, float* out) const {
+    std::copy(plain, plain + pitch(order), out);
+}
+
+std::size_t Part::prepared() const { return 0; }
+
+void Part::prepare(Order, float*) const {}
+
+void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, float* out, std::size_t threads,
+              bool portable) {
+    static thread_local std::vector<float> kept;
+    const std::size_t batch = inputs.batch;
+    std::vector<Staged> staged;
+    std::size_t size = 0, widest = 0, work = 0;
+    bool lanes = false;
+    for (const auto& part : parts) {
+        const Order order = part->order(inputs.kind, portable);
+        const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
+        staged.push_back({part.get(), order, size, size + prepared, pitch});
+        size += prepared + pitch * batch;
+        widest = std::max(widest, part->pitch(Order::plain));
+        work += part->weights() * batch;
+        lanes |= order == Order::lanes || order == Order::narrow_lanes;
+    }
+    float* const memory = memory_of(kept, size + widest);
+    float* const plain = memory + size;
+    for (const Staged& each : staged) {
+        each.part->prepare(each.order, memory + each.prepared);
+        for (std::size_t vector = 0; vector < batch; ++vector) {
+            take(inputs, vector, each.part->taken, plain);
+            std::fill(plain + each.part->taken.count, plain + each.part->pitch(Order::plain), 0.0f);
+            each.part->arrange(plain, each.order, memory + each.inputs + vector * each.pitch);
+        }
+    }
+
+    const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
+    const std::size_t height = tile_height(rows, batch, useful, lanes), tiles = (rows + height - 1) / height;
+    std::atomic<std::size_t> next = 0;
+    in_team(std::min(useful, tiles), [&] {
+        static thread_local std::vector<float> kept_sums;
+        float* const sums = lanes ? memory_of(kept_sums, batch * height * lanes_in_chunk) : nullptr;
+        for (std::size_t tile = next++; tile < tiles; tile = next++) {
+            const std::size_t begin = tile * height, count = std::min(height, rows - begin);
+            if (lanes) std::fill(sums, sums + batch * count * lanes_in_chunk, 0.0f);
+            for (std::size_t vector = 0; vector < batch; ++vector)
+                std::fill(out + vector * rows + begin, out + vector * rows + begin + count, 0.0f);
+            for (const Staged& each : staged)
+                each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch, begin, begin + count,
+                                out, rows, sums, each.order, &choose_loops(portable)});
+#if OCTAVO_X86
+            if (lanes)
+                for (std::size_t vector = 0; vector < batch; ++vector)
+                    lanes_sum(sums + vector * count * lanes_in_chunk, count, out + vector * rows + begin);
+#endif
+        }
+    });
+}
+
+}  // namespace octavo

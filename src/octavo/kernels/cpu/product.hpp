@@ -1,0 +1,122 @@
+// Products of a matrix of packed weights with a few vectors: y = x W^T, W being decoded in registers as it is read.
+//
+// A matrix is a sum of parts. Each takes some of the inputs, times a factor each, and adds to every output; together
+// they are run in one region of threads, over tiles of rows. Results are defined in octavo/kernels/reference/linear.py
+// to a tolerance: sums are float32, in an order that depends on the processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "codebook.hpp"
+#include "layout.hpp"
+#include "loops.hpp"
+
+namespace octavo {
+
+constexpr std::size_t lanes_in_chunk = 16;
+
+// [batch, cols], float32 or bfloat16.
+struct Inputs {
+    const void* data;
+    Kind kind;
+    std::size_t batch;
+    std::size_t cols;
+};
+
+// `count` inputs: those of these numbers (null: the first ones, in order), times these factors (null: 1).
+struct Taken {
+    const std::int32_t* columns;
+    const float* factors;
+    std::size_t count;
+};
+
+// Scales as `Scales` has them, in float32 or bfloat16.
+struct Factors {
+    const void* data;
+    bool narrow;
+    std::size_t blocks;
+    std::size_t block;
+    bool shared;
+
+    float at(std::size_t row, std::size_t index) const;
+};
+
+// How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
+// register's lanes, float32 or bfloat16.
+enum class Order { plain, direct, lanes, narrow_lanes };
+
+// Rows of outputs and the inputs for them. A vector of inputs takes `pitch` floats, of outputs `out_pitch`.
+struct Task {
+    const float* prepared;
+    const float* inputs;
+    std::size_t pitch;
+    std::size_t batch;
+    std::size_t begin, end;
+    float* out;
+    std::size_t out_pitch;
+    float* sums;  // [batch, rows, lanes_in_chunk]: parts whose inputs lie in lanes may leave adding these up for later
+    Order order;
+    const Loops* loops;
+};
+
+class Part {
+public:
+    explicit Part(Taken taken) : taken(taken) {}
+    virtual ~Part() = default;
+
+    // The order for inputs of a kind; only `plain` where the loops must be portable.
+    virtual Order order(Kind, bool portable) const;
+
+    // Floats that the inputs of one vector take, a multiple of 16.
+    virtual std::size_t pitch(Order order) const;
+
+    // The inputs in that order, from `plain` ones, which are zero up to `pitch(Order::plain)`.
+    virtual void arrange(const float* plain, Order order, float* out) const;
+
+    // Floats that the part wants filled before threads begin, and what fills them.
+    virtual std::size_t prepared() const;
+    virtual void prepare(Order order, float* out) const;
+
+    // Adds this part to the outputs of some rows; `begin` is a multiple of tile_unit.
+    virtual void add(const Task& task) const = 0;
+
+    // Weights, for the balance of threads.
+    virtual std::size_t weights() const = 0;
+
+    const Taken taken;
+};
+
+// Rows of a tile are a multiple of this.
+constexpr std::size_t tile_unit = 16;
+
+using Parts = std::vector<std::unique_ptr<Part>>;
+
+// out [batch, rows] = inputs times the transpose of the sum of the parts.
+void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, float* out, std::size_t threads,
+              bool portable);
+
+// Packed codes, `row_codes` a row, of which the first taken.count count; values[code] is finite for code 0.
+std::unique_ptr<Part> codes_part(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows,
+                                 std::size_t row_codes, const float* values, Factors scales);
+
+// Grid codes [rows, taken.count], their points (see Points) and the step of each row.
+std::unique_ptr<Part> grid_part(Taken taken, const std::int16_t* codes, const float* points, std::size_t half,
+                                const float* row_step, std::size_t rows);
+
+// Streams of a bit-shift trellis, one for each input; the table's values are `table`, or those of a curve: linear
+// between its `knots` at the places that `table` has.
+std::unique_ptr<Part> shift_part(Taken taken, const std::uint8_t* codes, std::size_t stream_bytes,
+                                 ShiftTrellis trellis, const float* curve, std::size_t knots, std::size_t rows,
+                                 Factors scales);
+
+// Weights of zero: an input that is no finite number reaches every output also through them.
+std::unique_ptr<Part> zeros_part(Taken taken);
+
+// Single weights: those of row i are starts[i] ... starts[i + 1] - 1, at these columns of the inputs taken.
+std::unique_ptr<Part> sparse_part(Taken taken, const std::int64_t* starts, const std::int32_t* columns,
+                                  const float* values, std::size_t rows);
+
+}  // namespace octavo

@@ -11,9 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from octavo.formats.product import fused
 from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels.product import Product as Packed
+
+FEW = 16
+"""Inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
 
 SLAB = 1 << 21
 """Weights dequantized at once: 8 MiB in float32. Larger pieces are fetched from the system each time anew."""
@@ -30,7 +35,15 @@ def product(weight: Weight) -> Product:
     """The product with a matrix, prepared once for all inputs."""
     if isinstance(weight, Tensor):
         return partial(F.linear, weight=weight)
-    return partial(_by_slabs, weight)
+    packed = fused(weight)
+    return partial(_by_slabs, weight) if packed is None else partial(_packed, packed, weight)
+
+
+def _packed(packed: Packed, weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Tensor:
+    if len(inputs) > FEW:
+        return _by_slabs(weight, inputs)
+    exact = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
+    return packed(exact).to(inputs.dtype)
 
 
 def _by_slabs(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:

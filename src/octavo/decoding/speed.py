@@ -85,8 +85,11 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         for _ in range(tokens):
             token = int(step([token], [0])[0].argmax())
 
-    # The first call of each fetches memory and wakes threads.
-    prefill, decode, products = (_median(run, repeats + 1) for run in (read, make, _products(decoder)))
+    # In turns, so that what else the machine does falls on all alike; the first fetches memory and wakes threads.
+    jobs = read, make, _products(decoder, tokens)
+    times = [[_time(job) for job in jobs] for _ in range(repeats + 1)][1:]
+    prefill, decode = (statistics.median(each[i] for each in times) for i in range(2))
+    outside = statistics.median(1 - products / step for _, step, products in times)
     seen = sum(min(prompt + tokens / 2, window or prompt + tokens) for window in decoder.config.windows)
     each = cache.nbytes / decoder.config.layers / (cache.values.shape[3])
     return Speed(
@@ -96,7 +99,7 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         decode=tokens / decode,
         weight_bytes=decoder.step_nbytes,
         cache_bytes=round(seen * each),
-        outside=max(0.0, 1 - products * tokens / decode),
+        outside=max(0.0, outside),
         bandwidth=memory_bandwidth(),
     )
 
@@ -107,8 +110,8 @@ def memory_bandwidth(nbytes: int = ROOFLINE_BYTES, repeats: int = 5) -> float:
     return nbytes / min(_time(lambda: block.sum()) for _ in range(repeats))
 
 
-def _products(decoder: Decoder) -> Callable[[], None]:
-    """All products of a token with weights, and nothing else."""
+def _products(decoder: Decoder, tokens: int) -> Callable[[], None]:
+    """All products of some tokens, one at a time, with weights, and nothing else."""
     layers = [(x.attention, x.output, x.inner, x.down) for x in decoder.layers]
     jobs = []
     for linear in (*(each for layer in layers for each in layer), decoder.head):
@@ -119,15 +122,11 @@ def _products(decoder: Decoder) -> Callable[[], None]:
 
     @torch.inference_mode()
     def run() -> None:
-        for job in jobs:
-            job(1)
+        for _ in range(tokens):
+            for job in jobs:
+                job(1)
 
     return run
-
-
-def _median(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of a call, the first left out."""
-    return statistics.median([_time(run) for _ in range(repeats)][1:])
 
 
 def _time(run: Callable[[], object]) -> float:

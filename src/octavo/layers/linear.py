@@ -15,6 +15,7 @@ from octavo.formats.product import fused
 from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels import decoding as kernels
 from octavo.kernels.product import Product as Packed
 
 FEW = 16
@@ -33,27 +34,30 @@ Product = Callable[[Tensor], Tensor]
 
 def product(weight: Weight) -> Product:
     """The product with a matrix, prepared once for all inputs."""
-    if isinstance(weight, Tensor):
-        return partial(F.linear, weight=weight)
-    packed = fused(weight)
+    packed = None if isinstance(weight, Tensor) else fused(weight)
     return partial(_by_slabs, weight) if packed is None else partial(_packed, packed, weight)
 
 
-def _packed(packed: Packed, weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Tensor:
+def _packed(packed: Packed, weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Tensor:
     if len(inputs) > FEW:
         return _by_slabs(weight, inputs)
     exact = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
     return packed(exact).to(inputs.dtype)
 
 
-def _by_slabs(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+def _by_slabs(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+    if isinstance(weight, Tensor) and weight.dtype == inputs.dtype:
+        return F.linear(inputs, weight)
     return torch.cat([F.linear(inputs, slab.to(inputs.dtype)) for slab in _slabs(weight)], dim=-1)
 
 
-def _slabs(weight: QuantizedTensor) -> Iterator[Float[Tensor, "_ columns"]]:
-    """A packed matrix in float32, a few rows at a time where its format lets them be cut out."""
+def _slabs(weight: Weight) -> Iterator[Float[Tensor, "_ columns"]]:
+    """A matrix, a few rows at a time; packed ones in float32, where their format lets rows be cut out."""
     rows, columns = weight.shape
     height = max(1, SLAB // columns)
+    if isinstance(weight, Tensor):
+        yield from weight.split(height)
+        return
     for start in range(0, rows, height):
         slab = slice_rows(weight, start, min(rows, start + height))
         if slab is None:
@@ -94,24 +98,17 @@ class Linear:
 
         The step of one token spends its time in products of microseconds, where slices and results cost as much.
         """
+        piece = self.pieces[0]
+        steps = inputs.dtype == torch.float32 and inputs.device.type == "cpu"
+        if steps and len(self.pieces) == 1 and isinstance(piece, Tensor):
+            return kernels.dense(piece, self.bias, inputs, outputs)
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
-        if len(self.pieces) > 1 or not isinstance(self.pieces[0], Tensor):
 
-            def run(rows: int) -> None:
-                given, out = views[rows]
-                out.copy_(self(given))
-
-            return run
-        turned, bias = self.pieces[0].t(), self.bias
-
-        def run_dense(rows: int) -> None:
+        def run(rows: int) -> None:
             given, out = views[rows]
-            if bias is None:
-                torch.mm(given, turned, out=out)
-            else:
-                torch.addmm(bias, given, turned, out=out)
+            out.copy_(self(given))
 
-        return run_dense
+        return run
 
     @property
     def nbytes(self) -> int:

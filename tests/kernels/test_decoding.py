@@ -65,6 +65,58 @@ def test_gates_agree(inner: int, portable: bool, generator: torch.Generator) -> 
     assert torch.allclose(out, F.silu(x) * up, rtol=1e-5, atol=1e-6)
 
 
+@BUILT
+@BOTH
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 36), (30, 64), (5, 600)])
+def test_dense_products_agree(
+    rows: int, columns: int, dtype: torch.dtype, bias: bool, portable: bool, generator: torch.Generator
+) -> None:
+    weight = torch.randn(rows, columns, generator=generator).to(dtype)
+    added = torch.randn(rows, generator=generator) if bias else None
+    inputs, out = torch.randn(6, columns, generator=generator), torch.full((6, rows), 7.0)
+    run = native.dense(weight, added, inputs, out, portable)
+    run(5)
+    assert same(out[:5], reference.dense(inputs[:5], weight, added))
+    assert out[5].eq(7).all()
+    assert torch.allclose(out[:5], F.linear(inputs[:5], weight.float(), added), atol=1e-4)
+    together = out.clone()
+    run(1)
+    assert same(out, together)
+
+
+@BUILT
+def test_large_products_are_shared_among_threads(generator: torch.Generator) -> None:
+    weight, inputs = torch.randn(1031, 576, generator=generator), torch.randn(2, 576, generator=generator)
+    out = torch.empty(2, 1031)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        native.dense(weight, None, inputs, out)(2)
+    finally:
+        torch.set_num_threads(threads)
+    assert same(out, reference.dense(inputs, weight, None))
+
+
+@BUILT
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("weight", torch.zeros(5, 7)),
+        ("weight", torch.zeros(5, 8, dtype=torch.float16)),
+        ("bias", torch.zeros(4)),
+        ("inputs", torch.zeros(3, 8)),
+        ("out", torch.zeros(2, 6)),
+    ],
+    ids=str,
+)
+def test_products_that_do_not_fit_are_refused(name: str, wrong: torch.Tensor) -> None:
+    given = {"weight": torch.zeros(5, 8), "bias": torch.zeros(5), "inputs": torch.zeros(2, 8), "out": torch.zeros(2, 5)}
+    with pytest.raises(FormatError, match="DenseProduct"):
+        native.dense(**{**given, name: wrong})
+
+
 def attention(
     generator: torch.Generator, width: int, share: int, norms: bool, window: int | None, rows: int = 3
 ) -> dict[str, Any]:

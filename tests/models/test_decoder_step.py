@@ -42,6 +42,20 @@ def test_steps_give_the_logits_of_transformers(pair: tuple[Any, Decoder], genera
     assert cache.lengths == [40, 0, 25]
 
 
+def test_no_bit_of_a_row_depends_on_the_others(pair: tuple[Any, Decoder], generator: torch.Generator) -> None:
+    decoder = pair[1]
+    prompts = torch.randint(0, 61, (6, 9), generator=generator)
+    together, alone = decoder.cache(6, 16), decoder.cache(6, 16)
+    steps = DecodingStep(decoder, together), DecodingStep(decoder, alone)
+    for slot, prompt in enumerate(prompts):
+        decoder.prefill(prompt[: slot + 2], together, slot)
+        decoder.prefill(prompt[: slot + 2], alone, slot)
+    for _ in range(3):
+        rows = steps[0]([7] * 6, [*range(6)]).clone()
+        for slot in range(6):
+            assert torch.equal(steps[1]([7], [slot])[0], rows[slot])
+
+
 def test_a_step_after_a_step_may_be_a_prompt(pair: tuple[Any, Decoder], generator: torch.Generator) -> None:
     decoder = pair[1]
     tokens = torch.randint(0, 61, (1, 30), generator=generator)
@@ -66,6 +80,21 @@ def test_packed_weights_compute_with_their_values(fmt: str, tmp_path: Path, gene
         found = [step([token], [0]).clone() for token in tokens[0].tolist()]
         assert (torch.stack(found, dim=1) - dense.logits(tokens)).abs().max() < TOLERANCE
     assert packed.nbytes < dense.nbytes
+
+
+def test_bfloat16_stays_as_it_is_stored(tmp_path: Path, generator: torch.Generator) -> None:
+    model, _ = make("qwen2", tmp_path)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    decoder = load_decoder(open_stored(tmp_path))
+    assert decoder.layers[0].inner.pieces[0].dtype == torch.bfloat16
+    tokens = torch.randint(0, 61, (1, 12), generator=generator)
+    with torch.no_grad():
+        expected = type(model).from_pretrained(tmp_path, dtype=torch.float32)(tokens).logits
+    assert (decoder.logits(tokens) - expected).abs().max() < TOLERANCE
+    cache = decoder.cache(1, 12)
+    step = DecodingStep(decoder, cache)
+    found = [step([token], [0]).clone() for token in tokens[0].tolist()]
+    assert (torch.stack(found, dim=1) - expected).abs().max() < TOLERANCE
 
 
 def test_packed_products_of_one_format_are_one(tmp_path: Path) -> None:

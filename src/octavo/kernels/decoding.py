@@ -1,4 +1,4 @@
-"""The operations between the products of one decoding step, prepared for buffers that stay where they are.
+"""The operations of one decoding step, prepared for buffers that stay where they are: dense products, and all between.
 
 A step of a small model runs hundreds of these, each a few microseconds long, so they are no ops of torch: calling an op
 takes longer than its work. Each function here checks its buffers once and returns a callable that takes the number of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from octavo.kernels import cpu
@@ -46,6 +46,25 @@ def gate(found: Float32[Tensor, "rows both"], out: Float32[Tensor, "rows inner"]
 
     def run(rows: int) -> None:
         out[:rows] = reference.gate(found[:rows])
+
+    return run
+
+
+def dense(
+    weight: Float[Tensor, "columns_out columns"],
+    bias: Float32[Tensor, " columns_out"] | None,
+    inputs: Float32[Tensor, "rows columns"],
+    out: Float32[Tensor, "rows columns_out"],
+) -> Prepared:
+    """out = inputs · weightᵀ + bias of a float32 or bfloat16 weight.
+
+    A row is summed the same way whatever other rows there are, which products of torch do not promise.
+    """
+    if _native():
+        return native.dense(weight, bias, inputs, out)
+
+    def run(rows: int) -> None:
+        out[:rows] = reference.dense(inputs[:rows], weight, bias)
 
     return run
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from octavo.formats.rows import select_rows, slice_rows
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels import decoding as kernels
 
 SLAB = 1 << 21
 """Weights dequantized at once: 8 MiB in float32. Larger pieces are fetched from the system each time anew."""
@@ -28,19 +29,22 @@ Product = Callable[[Tensor], Tensor]
 
 def product(weight: Weight) -> Product:
     """The product with a matrix, prepared once for all inputs."""
-    if isinstance(weight, Tensor):
-        return partial(F.linear, weight=weight)
     return partial(_by_slabs, weight)
 
 
-def _by_slabs(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+def _by_slabs(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+    if isinstance(weight, Tensor) and weight.dtype == inputs.dtype:
+        return F.linear(inputs, weight)
     return torch.cat([F.linear(inputs, slab.to(inputs.dtype)) for slab in _slabs(weight)], dim=-1)
 
 
-def _slabs(weight: QuantizedTensor) -> Iterator[Float[Tensor, "_ columns"]]:
-    """A packed matrix in float32, a few rows at a time where its format lets them be cut out."""
+def _slabs(weight: Weight) -> Iterator[Float[Tensor, "_ columns"]]:
+    """A matrix, a few rows at a time; packed ones in float32, where their format lets rows be cut out."""
     rows, columns = weight.shape
     height = max(1, SLAB // columns)
+    if isinstance(weight, Tensor):
+        yield from weight.split(height)
+        return
     for start in range(0, rows, height):
         slab = slice_rows(weight, start, min(rows, start + height))
         if slab is None:
@@ -81,24 +85,16 @@ class Linear:
 
         The step of one token spends its time in products of microseconds, where slices and results cost as much.
         """
+        piece = self.pieces[0]
+        if len(self.pieces) == 1 and isinstance(piece, Tensor) and inputs.dtype == torch.float32:
+            return kernels.dense(piece, self.bias, inputs, outputs)
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
-        if len(self.pieces) > 1 or not isinstance(self.pieces[0], Tensor):
 
-            def run(rows: int) -> None:
-                given, out = views[rows]
-                out.copy_(self(given))
-
-            return run
-        turned, bias = self.pieces[0].t(), self.bias
-
-        def run_dense(rows: int) -> None:
+        def run(rows: int) -> None:
             given, out = views[rows]
-            if bias is None:
-                torch.mm(given, turned, out=out)
-            else:
-                torch.addmm(bias, given, turned, out=out)
+            out.copy_(self(given))
 
-        return run_dense
+        return run
 
     @property
     def nbytes(self) -> int:

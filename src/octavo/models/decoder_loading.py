@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from octavo.base.errors import CheckpointError, ModelError
+from octavo.base.memory import give_back_memory
 from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.linear import Linear, Weight, stacked
 from octavo.models.decoder import Decoder, Layer
@@ -43,7 +45,7 @@ def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: t
 
     Args:
         weights: the checkpoint.
-        dtype: of what is dense, and to compute in.
+        dtype: of what is dense, and to compute in; matrices in bfloat16 stay so on a CPU that computes in float32.
         device: where to.
 
     Raises:
@@ -77,6 +79,7 @@ def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: t
                 window=window,
             )
         )
+        give_back_memory()
     norm = reader.vector("norm.weight", hidden)
     embedding = reader.matrix("embedding.weight", vocabulary, hidden)
     tied = config.tied and to_huggingface("head.weight") not in weights.names
@@ -101,7 +104,7 @@ class _Reader:
         stored = self._checked(name, (rows, columns))
         quantized = self.weights.quantized(stored)
         if quantized is None:
-            return self.weights.dense(stored).to(self.device, self.dtype)
+            return self._placed(self.weights.dense(stored))
         for part in quantized.parts.values():
             self._finite(stored, part)
         if quantized.format.code == "ans":
@@ -113,6 +116,11 @@ class _Reader:
                 raise CheckpointError(f"tensor {stored}: {error.problem}", error.remedy) from error
         parts = {part: value.to(self.device) for part, value in quantized.parts.items()}
         return QuantizedTensor(quantized.format, quantized.shape, parts)
+
+    def _placed(self, matrix: Tensor) -> Tensor:
+        # On a CPU the step widens bfloat16 as it reads, exactly, so that half the bytes are read.
+        widened = matrix.dtype == torch.bfloat16 and self.dtype == torch.float32 and self.device.type == "cpu"
+        return matrix if widened else matrix.to(self.device, self.dtype)
 
     def linear(self, sizes: Mapping[str, int], columns: int, bias: bool) -> Linear:
         """The matrices of these names and numbers of rows on top of each other."""
@@ -144,7 +152,10 @@ class _Reader:
 
     @staticmethod
     def _finite(name: str, values: Tensor) -> Tensor:
-        # e8m0 and other narrow floats have no isfinite of their own.
-        if values.is_floating_point() and not bool(torch.isfinite(values.float()).all()):
+        if not values.is_floating_point() or not values.numel():
+            return values
+        # Narrow floats compare nothing themselves; of the others nothing is copied.
+        extremes = (values.float() if values.element_size() == 1 else values).aminmax()
+        if not all(math.isfinite(extreme) for extreme in extremes):
             raise CheckpointError(f"tensor {name} holds values that are not finite", "copy or compress the model again")
         return values

@@ -23,11 +23,13 @@ using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MatrixOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Weight = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Keys = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
-// Attention of less is done sooner than a thread starts.
+// Less is done sooner than a thread starts.
 constexpr std::size_t least_attention = std::size_t{1} << 20;
+constexpr std::size_t least_weights = std::size_t{1} << 18;
 
 void require(bool condition, const char* problem) {
     if (!condition) throw std::invalid_argument(problem);
@@ -83,6 +85,42 @@ class Gate {
   private:
     Matrix found_;
     MatrixOut out_;
+    const octavo::DecodingLoops& loops_;
+};
+
+class DenseProduct {
+  public:
+    DenseProduct(Weight weight, std::optional<Vector> bias, Matrix inputs, MatrixOut out, bool portable)
+        : weight_(std::move(weight)),
+          bias_(std::move(bias)),
+          inputs_(std::move(inputs)),
+          out_(std::move(out)),
+          loops_(octavo::choose_decoding(portable)) {
+        const auto kind = weight_.dtype();
+        const bool narrow = kind.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && kind.bits == 16;
+        require(narrow || kind == nb::dtype<float>(), "weights are float32 or bfloat16");
+        require(weight_.shape(1) == inputs_.shape(1) && weight_.shape(0) == out_.shape(1),
+                "the weight does not fit its buffers");
+        require(inputs_.shape(0) == out_.shape(0), "the buffers of a product differ in size");
+        require(!bias_ || bias_->shape(0) == weight_.shape(0), "the bias does not fit the weight");
+        product_ = {weight_.data(), narrow,         weight_.shape(0), weight_.shape(1), bias_ ? bias_->data() : nullptr,
+                    inputs_.data(), out_.data()};
+    }
+
+    void call(std::int64_t rows, std::int64_t threads) const {
+        const std::size_t batch = checked_rows(rows, out_.shape(0));
+        const auto workers = static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256));
+        octavo::in_ranges(product_.rows, 4, product_.columns * std::max<std::size_t>(batch, 1), workers,
+                          [&](std::size_t begin, std::size_t end) { loops_.dense(product_, begin, end, batch); },
+                          least_weights);
+    }
+
+  private:
+    Weight weight_;
+    std::optional<Vector> bias_;
+    Matrix inputs_;
+    MatrixOut out_;
+    octavo::Dense product_{};
     const octavo::DecodingLoops& loops_;
 };
 
@@ -185,6 +223,10 @@ void bind_decoding(nb::module_& module) {
     nb::class_<Gate>(module, "Gate")
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false)
         .def("__call__", &Gate::call, nb::arg("rows"));
+    nb::class_<DenseProduct>(module, "DenseProduct")
+        .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
+             given("inputs"), given("out"), nb::arg("portable") = false)
+        .def("__call__", &DenseProduct::call, nb::arg("rows"), nb::arg("threads"));
     nb::class_<Attend>(module, "Attend")
         .def(nb::init<Matrix, Integers, Integers, Matrix, Matrix, Keys, Values, std::optional<Vector>,
                       std::optional<Vector>, std::int64_t, double, MatrixOut, bool>(),

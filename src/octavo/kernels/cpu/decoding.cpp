@@ -16,6 +16,7 @@ namespace {
 // One register with AVX-512, two with AVX2, four with the instructions every x86-64 has.
 using Vector = float __attribute__((vector_size(4 * tile)));
 using Integers = std::int32_t __attribute__((vector_size(4 * tile)));
+using Narrow = std::uint16_t __attribute__((vector_size(2 * tile)));
 
 OCTAVO_INLINE Vector load(const float* from) {
     Vector vector;
@@ -35,10 +36,12 @@ OCTAVO_INLINE void store_first(float* to, const Vector& vector, std::size_t coun
     std::memcpy(to, &vector, count * sizeof(float));
 }
 
-OCTAVO_INLINE float sum_of(Vector vector) {
-    for (std::size_t half = tile / 2; half != 0; half /= 2)
-        for (std::size_t j = 0; j < half; ++j) vector[j] += vector[j + half];
-    return vector[0];
+// The lower half plus the upper one, until a number is left in front.
+OCTAVO_INLINE float sum_of(Vector v) {
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return v[0] + v[1];
 }
 
 OCTAVO_INLINE float largest_of(const Vector& vector) {
@@ -186,6 +189,68 @@ OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_
     }
 }
 
+OCTAVO_INLINE Vector load(const std::uint16_t* from) {
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
+    Vector vector;
+    std::memcpy(&vector, &bits, sizeof vector);
+    return vector;
+}
+
+OCTAVO_INLINE Vector load_first(const std::uint16_t* from, std::size_t count) {
+    std::uint16_t padded[tile] = {};
+    std::memcpy(padded, from, count * sizeof *from);
+    return load(padded);
+}
+
+template <std::size_t height, std::size_t batch, typename Weight>
+OCTAVO_INLINE void dense_block(const Dense& product, const Weight* weight, std::size_t row, std::size_t first) {
+    const std::size_t columns = product.columns;
+    const float* const inputs = product.inputs + first * columns;
+    Vector sums[height][batch] = {};
+    std::size_t i = 0;
+    for (; i + tile <= columns; i += tile)
+        for (std::size_t r = 0; r < height; ++r) {
+            const Vector weights = load(weight + r * columns + i);
+            for (std::size_t b = 0; b < batch; ++b) sums[r][b] += load(inputs + b * columns + i) * weights;
+        }
+    if (i < columns)
+        for (std::size_t r = 0; r < height; ++r) {
+            const Vector weights = load_first(weight + r * columns + i, columns - i);
+            for (std::size_t b = 0; b < batch; ++b)
+                sums[r][b] += load_first(inputs + b * columns + i, columns - i) * weights;
+        }
+    for (std::size_t r = 0; r < height; ++r)
+        for (std::size_t b = 0; b < batch; ++b) {
+            const float sum = sum_of(sums[r][b]);
+            product.outputs[(first + b) * product.rows + row + r] =
+                product.bias == nullptr ? sum : sum + product.bias[row + r];
+        }
+}
+
+template <std::size_t height, typename Weight>
+OCTAVO_INLINE void dense_rows(const Dense& product, const Weight* weight, std::size_t row, std::size_t batch) {
+    std::size_t b = 0;
+    for (; b + 4 <= batch; b += 4) dense_block<height, 4>(product, weight, row, b);
+    for (; b < batch; ++b) dense_block<height, 1>(product, weight, row, b);
+}
+
+template <typename Weight>
+OCTAVO_INLINE void dense_range(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {
+    const auto* const weight = static_cast<const Weight*>(product.weight);
+    std::size_t row = begin;
+    for (; row + 4 <= end; row += 4) dense_rows<4>(product, weight + row * product.columns, row, batch);
+    for (; row < end; ++row) dense_rows<1>(product, weight + row * product.columns, row, batch);
+}
+
+OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {
+    if (product.narrow)
+        dense_range<std::uint16_t>(product, begin, end, batch);
+    else
+        dense_range<float>(product, begin, end, batch);
+}
+
 #define OCTAVO_DECODING(name, attributes)                                                                        \
     attributes void add_norm_##name(std::size_t rows, std::size_t width, float* residual, const float* delta,    \
                                     const float* weight, float epsilon, float* out) {                            \
@@ -198,7 +263,10 @@ OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_
     attributes void gate_##name(std::size_t rows, std::size_t inner, const float* found, float* out) {           \
         gate(rows, inner, found, out);                                                                           \
     }                                                                                                            \
-    constexpr DecodingLoops name##_loops{add_norm_##name, attend_##name, gate_##name};
+    attributes void dense_##name(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {   \
+        dense(product, begin, end, batch);                                                                       \
+    }                                                                                                            \
+    constexpr DecodingLoops name##_loops{add_norm_##name, attend_##name, gate_##name, dense_##name};
 
 OCTAVO_DECODING(plain, )
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// What lies between the products of one decoding step: norms, attention over a cache, gates. Each function is defined,
-// bit for bit, by octavo/kernels/reference/decoding.py.
+// One decoding step: products with dense weights, and what lies between products: norms, attention over a cache, gates.
+// Each function is defined, bit for bit, by octavo/kernels/reference/decoding.py.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +30,17 @@ struct Attention {
     std::size_t row() const { return (heads + 2 * shared) * width; }
 };
 
+// outputs[b][r] = inputs[b] · weight[r] + bias[r].
+struct Dense {
+    const void* weight;  // [rows][columns], float32 or bfloat16
+    bool narrow;
+    std::size_t rows;
+    std::size_t columns;
+    const float* bias;  // [rows], or null
+    const float* inputs;
+    float* outputs;
+};
+
 struct DecodingLoops {
     // residual += delta unless that is null; out = weight * (residual / root mean square).
     void (*add_norm)(std::size_t rows, std::size_t width, float* residual, const float* delta, const float* weight,
@@ -43,6 +54,9 @@ struct DecodingLoops {
 
     // out = silu(gate) * up, where each row of `found` holds both.
     void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out);
+
+    // The outputs of some of the weight's rows, for `batch` inputs, each of which is summed by itself.
+    void (*dense)(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch);
 };
 
 inline std::size_t scratch_of(const Attention& layer) { return layer.tiles * tile + layer.padded; }

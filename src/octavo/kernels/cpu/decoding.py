@@ -21,6 +21,10 @@ def gate(found: Tensor, out: Tensor, portable: bool = False) -> Any:
     return _made("Gate", found, out, portable)
 
 
+def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> Any:
+    return _threaded(_made("DenseProduct", weight, bias, inputs, out, portable))
+
+
 def attend(
     found: Tensor,
     slots: Tensor,
@@ -37,7 +41,11 @@ def attend(
     portable: bool = False,
 ) -> Any:
     cache = cosine, sine, keys, values, query_norm, key_norm
-    made = _made("Attend", found, slots, positions, *cache, window or 0, epsilon, out, portable)
+    return _threaded(_made("Attend", found, slots, positions, *cache, window or 0, epsilon, out, portable))
+
+
+def _threaded(made: Any) -> Any:
+    """An operation on as many threads as torch uses."""
 
     def run(rows: int) -> None:
         made(rows, torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""What lies between the products of one decoding step, in plain torch: the definition of its result, bit for bit.
+"""The operations of one decoding step, in plain torch: the definition of its result, bit for bit.
 
 Sums run in 16 lanes: number i goes to lane i mod 16, each lane adds in order, and then the lanes' halves are added to
 each other until one number is left. Every product and sum is rounded to float32.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 TILE = 16
@@ -56,6 +56,16 @@ def add_norm(
     if delta is not None:
         residual += delta
     return rms(residual, weight, epsilon)
+
+
+def dense(
+    inputs: Float32[Tensor, "batch columns"],
+    weight: Float[Tensor, "rows columns"],
+    bias: Float32[Tensor, " rows"] | None,
+) -> Float32[Tensor, "batch rows"]:
+    """inputs · weightᵀ + bias of a float32 or bfloat16 weight."""
+    sums = lane_sum(inputs[:, None] * weight.float())[..., 0]
+    return sums if bias is None else sums + bias
 
 
 def gate(found: Float32[Tensor, "rows both"]) -> Float32[Tensor, "rows inner"]:

@@ -35,7 +35,7 @@ from octavo.serve.scheduler import (
 )
 from octavo.serve.stepping import SteppingEngine
 
-SECONDS = 30
+SECONDS = 120
 
 
 def deliver(events: list[tuple[Receiver, Event]]) -> None:

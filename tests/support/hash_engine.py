@@ -73,7 +73,7 @@ class HashEngine:
 
     def step(self) -> list[Emitted]:
         self._check_thread()
-        self.gate.wait(30)
+        self.gate.wait(120)
         if self.delay:
             time.sleep(self.delay)
         self.steps += 1

@@ -29,7 +29,7 @@ class Running:
     clients: contextlib.ExitStack
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
         return self.clients.enter_context(client)
 
 
@@ -38,7 +38,7 @@ def running(engine: HashEngine, limits: Limits, stop_tokens: frozenset[int] = fr
     """A server in a thread, for as long as the context lasts."""
     model = ServedModel(NAME, NumberTokenizer(), engine, engine.context, stop_tokens)
     started = threading.Event()
-    server = Server(create_application(model, limits), started.set, grace=5)
+    server = Server(create_application(model, limits), started.set, grace=120)
     bound = bind("127.0.0.1", 0)
     # Connections inherit it: a client that does not read is soon noticed.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -46,11 +46,11 @@ def running(engine: HashEngine, limits: Limits, stop_tokens: frozenset[int] = fr
     url = address_of(bound)
     thread.start()
     try:
-        assert started.wait(30)
+        assert started.wait(120)
         with contextlib.ExitStack() as clients:
             yield Running(url, engine, server, clients)
     finally:
         engine.gate.set()
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()

@@ -88,11 +88,13 @@ def _print_answer(conversation: Conversation, text: str, interactive: bool) -> N
                 typer.echo(printable(piece), nl=False)
                 if interrupted.is_set():
                     break
+        typer.echo()
+        if interrupted.is_set() and not interactive:
+            raise KeyboardInterrupt
     except ModelError as error:
         if not interactive:
             raise
         typer.echo(f"octavo: error: {error}", err=True)
-    typer.echo()
 
 
 @contextmanager

@@ -84,6 +84,9 @@ class Server(uvicorn.Server):
         # A client that does not read what is left for it would keep its connection open.
         self._drop_connections()
         await asyncio.sleep(0)
+        if self.force_exit:
+            # uvicorn leaves it out then, but the engine's thread must end all the same.
+            await self.lifespan.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

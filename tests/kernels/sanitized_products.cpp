@@ -48,6 +48,14 @@ std::uint16_t* narrowed(const float* values, std::size_t count) {
     return found;
 }
 
+// Values that bfloat16 has, or others.
+const float* values_of(std::size_t levels, bool narrow) {
+    float* found = normal(levels);
+    if (narrow)
+        for (std::size_t i = 0; i < levels; ++i) found[i] = static_cast<float>(static_cast<int>(64 * found[i]));
+    return found;
+}
+
 struct Problem {
     octavo::Parts parts;
     std::size_t rows, columns;
@@ -66,7 +74,7 @@ void check(const Problem& problem, std::size_t batch) {
         for (const std::size_t threads : {1, 3}) {
             octavo::multiply(problem.parts, inputs, problem.rows, fast, threads, false);
             for (std::size_t i = 0; i < results; ++i)
-                if (!(std::fabs(plain[i] - fast[i]) <= (half ? 0.05f : 1e-3f) * (10 + std::fabs(plain[i])))) {
+                if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) {
                     std::printf("output %zu is %g, not %g\n", i, fast[i], plain[i]);
                     std::exit(1);
                 }
@@ -82,7 +90,7 @@ void codes(std::int64_t levels, std::size_t rows, std::size_t columns, std::size
     for (const bool half : {false, true}) {
         Problem problem{{}, rows, columns};
         problem.parts.push_back(octavo::codes_part({nullptr, nullptr, columns}, bytes(layout.packed_bytes(rows * columns)),
-                                                   layout, rows, columns, normal(static_cast<std::size_t>(levels)),
+                                                   layout, rows, columns, values_of(static_cast<std::size_t>(levels), half),
                                                    {half ? static_cast<const void*>(narrow) : scales, half, blocks,
                                                     block, false}));
         check(problem, batch);

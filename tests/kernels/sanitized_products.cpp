@@ -119,6 +119,15 @@ void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
     problem.parts.push_back(octavo::grid_part({numbers, normal(columns), columns}, wide, normal(3), 1, normal(rows), rows));
     problem.parts.push_back(octavo::zeros_part({numbers, nullptr, columns}));
     problem.parts.push_back(octavo::sparse_part({nullptr, nullptr, columns}, starts, numbers, normal(columns), rows));
+    // Parts of all kinds share the tiles.
+    const octavo::Layout layout(16);
+    const std::size_t padded = (columns + 1) / 2 * 2, stream = (rows * 3 + 7) / 8;
+    const octavo::Factors scales{normal(rows), false, 1, columns, false};
+    problem.parts.push_back(octavo::codes_part({numbers, normal(columns), columns},
+                                               bytes(layout.packed_bytes(rows * padded)), layout, rows, padded,
+                                               normal(16), scales));
+    problem.parts.push_back(octavo::shift_part({nullptr, nullptr, columns}, bytes(columns * stream), stream,
+                                               {10, 3, normal(1024)}, nullptr, 0, rows, scales));
     check(problem, batch);
 }
 
@@ -137,6 +146,7 @@ int main() {
         shift(bits, 301, 2, std::size_t{1} << 62, 2);
     }
     mixed(19, 33, 1);
-    mixed(70, 5, 4);
+    mixed(70, 5, 7);
+    mixed(301, 20, 16);
     std::puts("ok");
 }

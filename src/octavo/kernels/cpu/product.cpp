@@ -54,7 +54,7 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
 
 // Rows of a tile: two tiles a thread, so that a thread that is held up has less to do, and sums that stay in the cache.
 std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes) {
-    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch) : largest_tile;
+    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
     const std::size_t tiles = threads == 1 ? 1 : 2 * threads;
     return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }

@@ -88,7 +88,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Time products on this machine and print them beside the memory's bandwidth."""
-    console = Console(soft_wrap=True)
+    console = Console(width=120)
     console.print("C++: " + (cpu.MISSING or cpu.instruction_set()))
     rows = []
     for count in threads or (1, 2):

@@ -83,15 +83,16 @@ OCTAVO_LANES void add_columns(const ShiftTrellis& trellis, const Windows& window
 OCTAVO_LANES void shift_sums(const ShiftTrellis& trellis, const std::uint8_t* streams, std::size_t stream_bytes,
                              std::size_t present, std::size_t columns, std::size_t rows, const float* inputs,
                              std::size_t inputs_pitch, std::size_t batch, float* sums, std::size_t pitch) {
-    constexpr std::size_t together = 4;
     const Windows windows = windows_of(trellis);
     std::size_t column = 0;
-    for (; column + together <= columns; column += together)
-        add_columns<together>(trellis, windows, streams + column * stream_bytes, stream_bytes, present,
-                              columns - column, rows, inputs + column, inputs_pitch, batch, sums, pitch);
-    for (; column < columns; ++column)
-        add_columns<1>(trellis, windows, streams + column * stream_bytes, stream_bytes, present,
-                       columns - column, rows, inputs + column, inputs_pitch, batch, sums, pitch);
+    const auto add = [&]<int together>() OCTAVO_LANES {
+        for (; column + together <= columns; column += together)
+            add_columns<together>(trellis, windows, streams + column * stream_bytes, stream_bytes, present,
+                                  columns - column, rows, inputs + column, inputs_pitch, batch, sums, pitch);
+    };
+    add.template operator()<8>();
+    add.template operator()<4>();
+    add.template operator()<1>();
 }
 
 OCTAVO_LANES void curve_values(const float* curve, const float* places, std::size_t count, float* values) {

@@ -74,7 +74,7 @@ public:
             std::size_t last = first;
             for (std::size_t lane = 0; lane < lanes_in_chunk; ++lane) {
                 last = block_of(code + lane * span);
-                place_.push_back(static_cast<std::int32_t>(last - first));
+                place_.push_back(static_cast<std::int32_t>(last - first) << (scales.narrow ? 16 : 0));
             }
             first_.push_back(static_cast<std::uint32_t>(first));
             present_.push_back(static_cast<std::uint16_t>((1u << (last - first + 1)) - 1));

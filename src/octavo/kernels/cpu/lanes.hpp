@@ -34,7 +34,7 @@ struct LanesCodes {
     Factors scales;
 
     // Where the scales of a chunk's lanes lie: in the row from first[chunk] on, as many as the bits of present[chunk],
-    // of which lane i takes the one numbered place[16 * chunk + i].
+    // of which lane i takes the one numbered place[16 * chunk + i], in the upper half of that where scales are narrow.
     const std::uint32_t* first;
     const std::uint16_t* present;
     const std::int32_t* place;

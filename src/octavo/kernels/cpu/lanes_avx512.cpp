@@ -119,8 +119,7 @@ OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale
     if constexpr (sizeof(Scale) == 2) {
         // The upper half of each lane is a bfloat16, the lower one zero.
         const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
-        const __m512i upper = _mm512_slli_epi32(place, 16);
-        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, upper, _mm512_castsi256_si512(found)));
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, place, _mm512_castsi256_si512(found)));
     } else {
         const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
         return _mm512_permutexvar_ps(place, found);

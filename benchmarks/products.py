@@ -88,7 +88,7 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
 ) -> None:
     """Time products on this machine and print them beside the memory's bandwidth."""
-    console = Console()
+    console = Console(width=120)
     console.print("C++: " + (cpu.MISSING or cpu.instruction_set()))
     rows = []
     for count in threads or (1, 2):
@@ -207,7 +207,7 @@ def best(call: Callable[[], object], repeats: int) -> float:
 def table(rows: list[Row]) -> Table:
     shown = Table(title=f"products with {rows[0].shape} weights on {rows[0].threads} thread(s)")
     for heading in ("format", "inputs", "batch", "bits", "µs", "GB/s", "of bandwidth"):
-        shown.add_column(heading, justify="left" if heading in ("format", "inputs") else "right")
+        shown.add_column(heading, justify="left" if heading in ("format", "inputs") else "right", no_wrap=True)
     for each in rows:
         figures = f"{each.bits:.2f}", f"{each.microseconds:.1f}", f"{each.gigabytes:.1f}", f"{each.of_bandwidth:.0%}"
         shown.add_row(each.format, each.inputs, str(each.batch), *figures)

@@ -48,6 +48,14 @@ std::uint16_t* narrowed(const float* values, std::size_t count) {
     return found;
 }
 
+// Values that bfloat16 has, or others.
+const float* values_of(std::size_t levels, bool narrow) {
+    float* found = normal(levels);
+    if (narrow)
+        for (std::size_t i = 0; i < levels; ++i) found[i] = static_cast<float>(static_cast<int>(64 * found[i]));
+    return found;
+}
+
 struct Problem {
     octavo::Parts parts;
     std::size_t rows, columns;
@@ -66,7 +74,7 @@ void check(const Problem& problem, std::size_t batch) {
         for (const std::size_t threads : {1, 3}) {
             octavo::multiply(problem.parts, inputs, problem.rows, fast, threads, false);
             for (std::size_t i = 0; i < results; ++i)
-                if (!(std::fabs(plain[i] - fast[i]) <= (half ? 0.05f : 1e-3f) * (10 + std::fabs(plain[i])))) {
+                if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) {
                     std::printf("output %zu is %g, not %g\n", i, fast[i], plain[i]);
                     std::exit(1);
                 }
@@ -82,7 +90,7 @@ void codes(std::int64_t levels, std::size_t rows, std::size_t columns, std::size
     for (const bool half : {false, true}) {
         Problem problem{{}, rows, columns};
         problem.parts.push_back(octavo::codes_part({nullptr, nullptr, columns}, bytes(layout.packed_bytes(rows * columns)),
-                                                   layout, rows, columns, normal(static_cast<std::size_t>(levels)),
+                                                   layout, rows, columns, values_of(static_cast<std::size_t>(levels), half),
                                                    {half ? static_cast<const void*>(narrow) : scales, half, blocks,
                                                     block, false}));
         check(problem, batch);
@@ -111,6 +119,15 @@ void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
     problem.parts.push_back(octavo::grid_part({numbers, normal(columns), columns}, wide, normal(3), 1, normal(rows), rows));
     problem.parts.push_back(octavo::zeros_part({numbers, nullptr, columns}));
     problem.parts.push_back(octavo::sparse_part({nullptr, nullptr, columns}, starts, numbers, normal(columns), rows));
+    // Parts of all kinds share the tiles.
+    const octavo::Layout layout(16);
+    const std::size_t padded = (columns + 1) / 2 * 2, stream = (rows * 3 + 7) / 8;
+    const octavo::Factors scales{normal(rows), false, 1, columns, false};
+    problem.parts.push_back(octavo::codes_part({numbers, normal(columns), columns},
+                                               bytes(layout.packed_bytes(rows * padded)), layout, rows, padded,
+                                               normal(16), scales));
+    problem.parts.push_back(octavo::shift_part({nullptr, nullptr, columns}, bytes(columns * stream), stream,
+                                               {10, 3, normal(1024)}, nullptr, 0, rows, scales));
     check(problem, batch);
 }
 
@@ -129,6 +146,7 @@ int main() {
         shift(bits, 301, 2, std::size_t{1} << 62, 2);
     }
     mixed(19, 33, 1);
-    mixed(70, 5, 4);
+    mixed(70, 5, 7);
+    mixed(301, 20, 16);
     std::puts("ok");
 }

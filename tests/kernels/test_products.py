@@ -12,15 +12,17 @@ from octavo.kernels import product as parts
 LEVELS = [2, 3, 4, 8, 11, 16, 17, 32, 64, 100, 128, 256]
 SHAPES = [(67, 72, 64), (5, 200, 1000), (3, 77, 7), (33, 64, 2**62)]
 PATHS = (False, True) if not cpu.MISSING else ()
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8 + 2e-6}
+# Of the sum of all magnitudes: some roundings of float32, in whatever order.
+TOLERANCE = 1e-6
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def close(result: torch.Tensor, inputs: torch.Tensor, matrix: torch.Tensor) -> bool:
-    wide, bound = inputs.double(), TOLERANCE[inputs.dtype] * (inputs.double().abs() @ matrix.double().abs().T)
+    wide, bound = inputs.double(), TOLERANCE * (inputs.double().abs() @ matrix.double().abs().T)
     return bool(((result - wide @ matrix.double().T).abs() <= bound + 1e-30).all())
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("levels", LEVELS)
 def test_linear(levels: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     codebook = torch.randn(levels, generator=generator).sort().values
@@ -37,7 +39,7 @@ def test_linear(levels: int, dtype: torch.dtype, generator: torch.Generator) -> 
             assert close(cpu.linear(inputs, *arguments, rows, portable), inputs, matrix)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("states", "bits"), [(256, 1), (256, 4), (1024, 5), (4096, 3), (4096, 6), (16384, 2)])
 def test_shift_linear(states: int, bits: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     table = torch.randn(states, generator=generator)

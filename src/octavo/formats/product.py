@@ -12,8 +12,7 @@
 
 Nothing of a tensor is copied but its scales, where they are stored in other types than float32 and bfloat16 (to
 bfloat16 if that holds them all, else to float32), and its outliers (12 bytes each). Results are those of dequantizing
-and multiplying to the rounding of float32, in another order. Where inputs are bfloat16 and the processor multiplies
-such, values before scaling and scaled inputs are rounded to bfloat16 too, as a dense bfloat16 weight would be.
+and multiplying in float32, but for the order of its sums, whatever the inputs' dtype.
 """
 
 from __future__ import annotations

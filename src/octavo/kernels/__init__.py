@@ -9,8 +9,8 @@ ends that agree with it bit for bit: C++ on a CPU, Triton on a GPU. Shapes and l
 - codebooks are float32, ascending, of 2 to 256 entries;
 - codes are packed as octavo.kernels.layout says, rows running on without padding.
 
-Products with packed weights (`linear`, `shift_linear`) are exact to a tolerance instead: they sum in float32, in any
-order, and back ends may round values to bfloat16 where the inputs are bfloat16.
+Products with packed weights (`linear`, `shift_linear`) are exact to a tolerance instead: they sum in float32, in an
+order of their own.
 
 The functions here check their arguments (FormatError) and then call the op.
 """

@@ -177,7 +177,8 @@ def new_product(rows: int, columns: int) -> Any:
 def multiply(product: Any, inputs: Tensor, rows: int, portable: bool = False) -> Tensor:
     """Inputs [batch, columns], float32 or bfloat16, times the transpose of a product's matrix, float32."""
     outputs = torch.empty(inputs.shape[0], rows)
-    product.multiply(inputs.detach(), outputs, torch.get_num_threads(), portable)
+    # Detaching takes longer than a small product's share of the arithmetic.
+    product.multiply(inputs.detach() if inputs.requires_grad else inputs, outputs, torch.get_num_threads(), portable)
     return outputs
 
 

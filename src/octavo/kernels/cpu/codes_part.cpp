@@ -61,8 +61,11 @@ public:
     LanesPart(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows, std::size_t row_codes,
               const float* values, Factors scales)
         : CodesPart(taken, packed, layout, rows, row_codes, values, scales) {
-        generic::narrow_bfloat16(values_, max_levels, narrow_);
         const int width = static_cast<int>(layout.bytes);
+        float exact[max_levels];
+        generic::narrow_bfloat16(values_, max_levels, narrow_);
+        generic::widen_bfloat16(narrow_, max_levels, exact);
+        exact_ = width >= least_narrow && taken.factors == nullptr && std::equal(exact, exact + max_levels, values_);
         lanes_ = {packed, row_codes * layout.bytes / 8, width, values_, narrow_, scales, nullptr, nullptr, nullptr};
         const std::size_t chunks = lanes_.chunks(), span = lane_span(width);
         const auto block_of = [&](std::size_t code) { return std::min(code / scales.block, scales.blocks - 1); };
@@ -71,7 +74,7 @@ public:
             std::size_t last = first;
             for (std::size_t lane = 0; lane < lanes_in_chunk; ++lane) {
                 last = block_of(code + lane * span);
-                place_.push_back(static_cast<std::int32_t>(last - first));
+                place_.push_back(static_cast<std::int32_t>(last - first) << (scales.narrow ? 16 : 0));
             }
             first_.push_back(static_cast<std::uint32_t>(first));
             present_.push_back(static_cast<std::uint16_t>((1u << (last - first + 1)) - 1));
@@ -81,7 +84,7 @@ public:
 
     Order order(Kind kind, bool portable) const override {
         if (portable || !lanes_supported(false)) return Order::plain;
-        return kind == Kind::bfloat16 && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
+        return kind == Kind::bfloat16 && exact_ && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
     }
 
     std::size_t pitch(Order order) const override {
@@ -105,6 +108,7 @@ private:
     std::vector<std::uint16_t> present_;
     std::vector<std::int32_t> place_;
     std::uint16_t narrow_[max_levels];
+    bool exact_;  // bfloat16 inputs meet nothing but values that bfloat16 has
 };
 
 #endif

@@ -2,8 +2,9 @@
 //
 // A register takes sixteen runs of `span` consecutive codes, one a 32-bit lane. Its lowest codes are looked up, all at
 // once, in a table that lies in registers, and multiplied with inputs that were put in this order before; then every
-// lane is shifted by one code. With bfloat16 inputs two runs of span / 2 codes share a lane, values are rounded to
-// bfloat16 as well, and pairs of products are summed in float32. A register of codes is a chunk.
+// lane is shifted by one code. A register of codes is a chunk. Where inputs and values all are bfloat16, wide codes are
+// looked up in tables of these, two runs of span / 2 codes to a lane, and pairs of products are summed in float32; narrow
+// codes gain nothing by that.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,9 @@
 #include "product.hpp"
 
 namespace octavo {
+
+// Bits of a code from which on bfloat16 tables are faster.
+constexpr int least_narrow = 6;
 
 // Consecutive codes in a 32-bit lane.
 constexpr std::size_t lane_span(int width) {
@@ -30,7 +34,7 @@ struct LanesCodes {
     Factors scales;
 
     // Where the scales of a chunk's lanes lie: in the row from first[chunk] on, as many as the bits of present[chunk],
-    // of which lane i takes the one numbered place[16 * chunk + i].
+    // of which lane i takes the one numbered place[16 * chunk + i], in the upper half of that where scales are narrow.
     const std::uint32_t* first;
     const std::uint16_t* present;
     const std::int32_t* place;

@@ -83,10 +83,10 @@ struct Wide {
     }
 };
 
-// The same in bfloat16, 32 lanes: a table of 32 or 64 entries is one instruction.
+// The same in bfloat16, 32 lanes, for wide codes: a table of 64 entries is one instruction.
 template <int width>
 struct Narrow {
-    static constexpr int registers = width <= 5 ? 1 : 1 << (width - 5);
+    static constexpr int registers = 1 << (width - 5);
     __m512i table[registers];
 
     OCTAVO_LANES OCTAVO_INLINE explicit Narrow(const std::uint16_t* values) {
@@ -98,20 +98,16 @@ struct Narrow {
     }
 
     OCTAVO_LANES OCTAVO_INLINE __m512i operator()(__m512i word) const {
-        if constexpr (width <= 5) {
-            return _mm512_permutexvar_epi16(word, table[0]);
-        } else {
-            __m512i found = pair(0, word);
-            if constexpr (width >= 7) {
-                const __mmask32 second = _mm512_test_epi16_mask(word, _mm512_set1_epi16(64));
-                found = _mm512_mask_mov_epi16(found, second, pair(2, word));
-                if constexpr (width == 8) {
-                    const __m512i rest = _mm512_mask_mov_epi16(pair(4, word), second, pair(6, word));
-                    found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(word, _mm512_set1_epi16(128)), rest);
-                }
+        __m512i found = pair(0, word);
+        if constexpr (width >= 7) {
+            const __mmask32 second = _mm512_test_epi16_mask(word, _mm512_set1_epi16(64));
+            found = _mm512_mask_mov_epi16(found, second, pair(2, word));
+            if constexpr (width == 8) {
+                const __m512i rest = _mm512_mask_mov_epi16(pair(4, word), second, pair(6, word));
+                found = _mm512_mask_mov_epi16(found, _mm512_test_epi16_mask(word, _mm512_set1_epi16(128)), rest);
             }
-            return found;
         }
+        return found;
     }
 };
 
@@ -123,16 +119,33 @@ OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale
     if constexpr (sizeof(Scale) == 2) {
         // The upper half of each lane is a bfloat16, the lower one zero.
         const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
-        const __m512i upper = _mm512_slli_epi32(place, 16);
-        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, upper, _mm512_castsi256_si512(found)));
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, place, _mm512_castsi256_si512(found)));
     } else {
         const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
         return _mm512_permutexvar_ps(place, found);
     }
 }
 
+// Sums that take turns, so that a step does not wait for the one before it. Many vectors wait for none as it is, nor do
+// chunks that are summed up each by itself.
+template <int batch, bool one_block>
+constexpr int chains = !one_block || batch > 2 ? 1 : batch == 2 ? 2 : 4;
+
+template <int count>
+OCTAVO_LANES OCTAVO_INLINE void clear(__m512* sums) {
+    for (int i = 0; i < count; ++i) sums[i] = _mm512_setzero_ps();
+}
+
+template <int turns>
+OCTAVO_LANES OCTAVO_INLINE __m512 joined(const __m512* sums) {
+    if constexpr (turns == 4)
+        return _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+    if constexpr (turns == 2) return _mm512_add_ps(sums[0], sums[1]);
+    return sums[0];
+}
+
 // A chunk is multiplied step by step; `Steps` does one for float32 or for bfloat16.
-template <int width, int batch>
+template <int width, int batch, int turns>
 struct WideSteps {
     static constexpr bool narrow = false;
     Wide<width> table;
@@ -143,18 +156,19 @@ struct WideSteps {
 
     OCTAVO_LANES OCTAVO_INLINE void run(__m512i word, const float* x, std::size_t pitch, __m512* sums) const {
         constexpr std::size_t steps = lane_span(width);
-#pragma GCC unroll 8
+#pragma GCC unroll 32
         for (std::size_t step = 0; step < steps; ++step) {
             const __m512 value = table(word);
-            for (int b = 0; b < batch; ++b)
-                sums[b] = _mm512_fmadd_ps(value, _mm512_load_ps(x + static_cast<std::size_t>(b) * pitch + 16 * step),
-                                          sums[b]);
+            for (int b = 0; b < batch; ++b) {
+                __m512& sum = sums[static_cast<std::size_t>(b * turns) + step % turns];
+                sum = _mm512_fmadd_ps(value, _mm512_load_ps(x + static_cast<std::size_t>(b) * pitch + 16 * step), sum);
+            }
             word = _mm512_srli_epi32(word, width);
         }
     }
 };
 
-template <int width, int batch>
+template <int width, int batch, int turns>
 struct NarrowSteps {
     static constexpr bool narrow = true;
     Narrow<width> table;
@@ -170,7 +184,8 @@ struct NarrowSteps {
             const __m512bh value = reinterpret_cast<__m512bh>(table(word));
             for (int b = 0; b < batch; ++b) {
                 const __m512i pairs = _mm512_load_si512(x + static_cast<std::size_t>(b) * pitch + 16 * step);
-                sums[b] = _mm512_dpbf16_ps(sums[b], value, reinterpret_cast<__m512bh>(pairs));
+                __m512& sum = sums[static_cast<std::size_t>(b * turns) + step % turns];
+                sum = _mm512_dpbf16_ps(sum, value, reinterpret_cast<__m512bh>(pairs));
             }
             word = _mm512_srli_epi16(word, width);
         }
@@ -178,7 +193,7 @@ struct NarrowSteps {
 };
 
 // Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum.
-template <typename Steps, int width, int batch, typename Scale>
+template <typename Steps, int width, int batch, int turns, typename Scale>
 OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_t vector) {
     constexpr bool one_block = std::is_void_v<Scale>;
     constexpr std::size_t bytes = lanes_in_chunk * lane_span(width) * width / 8;
@@ -188,51 +203,49 @@ OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_
     const std::size_t last = codes.chunks() - 1;
     const __mmask64 rest = ~__mmask64{0} >> (64 - (codes.row_bytes - last * bytes));
     const float* const x = task.inputs + vector * task.pitch;
-    const std::size_t height = task.end - task.begin;
+    const std::size_t height = task.end - task.begin, vector_sums = height * lanes_in_chunk;
     for (std::size_t row = 0; row < height; ++row) {
         const std::uint8_t* const from = codes.codes + (task.begin + row) * codes.row_bytes;
         float* const sums = task.sums + (vector * height + row) * lanes_in_chunk;
-        __m512 totals[batch];
-        for (int b = 0; b < batch; ++b)
-            totals[b] = one_block ? _mm512_setzero_ps()
-                                  : _mm512_load_ps(sums + static_cast<std::size_t>(b) * height * lanes_in_chunk);
+        // Of all chunks, in units of the row's scale or in those of the weights.
+        __m512 parts[batch * turns], totals[batch];
+        clear<batch * turns>(parts);
+        for (int b = 0; b < batch; ++b) totals[b] = _mm512_load_ps(sums + static_cast<std::size_t>(b) * vector_sums);
         const auto add = [&](std::size_t chunk, __mmask64 present) OCTAVO_LANES OCTAVO_LAMBDA {
             const __m512i word = loaded<width, Steps::narrow>(from + chunk * bytes, present, steps.spread);
-            if constexpr (one_block) {
-                steps.run(word, x + chunk * each, task.pitch, totals);
-            } else {
-                __m512 parts[batch];
-                for (int b = 0; b < batch; ++b) parts[b] = _mm512_setzero_ps();
-                steps.run(word, x + chunk * each, task.pitch, parts);
+            steps.run(word, x + chunk * each, task.pitch, parts);
+            if constexpr (!one_block) {
                 const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
                 const __m512 scales = scales_of(codes, static_cast<const Scale*>(codes.scales.data) + first, chunk);
-                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(parts[b], scales, totals[b]);
+                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(joined<turns>(parts + b * turns), scales, totals[b]);
+                clear<batch * turns>(parts);
             }
         };
         for (std::size_t chunk = 0; chunk < last; ++chunk) add(chunk, whole);
         add(last, rest);
-        for (int b = 0; b < batch; ++b) {
-            float* const to = sums + static_cast<std::size_t>(b) * height * lanes_in_chunk;
-            if constexpr (one_block) {
-                const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
-                totals[b] = _mm512_fmadd_ps(totals[b], scale, _mm512_load_ps(to));
-            }
-            _mm512_store_ps(to, totals[b]);
+        if constexpr (one_block) {
+            const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
+            for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(joined<turns>(parts + b * turns), scale, totals[b]);
         }
+        for (int b = 0; b < batch; ++b)
+            _mm512_store_ps(sums + static_cast<std::size_t>(b) * vector_sums, totals[b]);
     }
 }
 
-template <typename Steps, int width, int batch>
+template <int width, int batch, typename Scale>
 void add_scaled(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    if (codes.scales.blocks == 1) return add_rows<Steps, width, batch, void>(codes, task, vector);
-    return codes.scales.narrow ? add_rows<Steps, width, batch, std::uint16_t>(codes, task, vector)
-                               : add_rows<Steps, width, batch, float>(codes, task, vector);
+    constexpr int turns = chains<batch, std::is_void_v<Scale>>;
+    if constexpr (width >= least_narrow)
+        if (task.order == Order::narrow_lanes)
+            return add_rows<NarrowSteps<width, batch, turns>, width, batch, turns, Scale>(codes, task, vector);
+    add_rows<WideSteps<width, batch, turns>, width, batch, turns, Scale>(codes, task, vector);
 }
 
 template <int width, int batch>
 void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    return task.order == Order::narrow_lanes ? add_scaled<NarrowSteps<width, batch>, width, batch>(codes, task, vector)
-                                             : add_scaled<WideSteps<width, batch>, width, batch>(codes, task, vector);
+    if (codes.scales.blocks == 1) return add_scaled<width, batch, void>(codes, task, vector);
+    return codes.scales.narrow ? add_scaled<width, batch, std::uint16_t>(codes, task, vector)
+                               : add_scaled<width, batch, float>(codes, task, vector);
 }
 
 template <int width>

@@ -14,7 +14,7 @@ namespace {
 // A second thread is called for no fewer multiplications than this.
 constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
 
-constexpr std::size_t largest_tile = 1024;
+constexpr std::size_t largest_tile = 8192;
 
 // Rows of sums, a line of the cache each, that a tile of one vector has at most.
 constexpr std::size_t most_sums = 256;
@@ -52,10 +52,11 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
     return kept.data() + (line - reinterpret_cast<std::uintptr_t>(kept.data()) % line) % line / sizeof(float);
 }
 
-// Rows of a tile: two tiles a thread, so that a thread that is held up has less to do, and sums that stay in the cache.
+// Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums that stay in
+// the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
 std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes) {
-    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch) : largest_tile;
-    const std::size_t tiles = threads == 1 ? 1 : 2 * threads;
+    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
+    const std::size_t tiles = threads == 1 ? 1 : lanes ? 2 * threads : threads;
     return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }
 

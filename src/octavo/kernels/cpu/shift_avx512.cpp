@@ -47,17 +47,21 @@ OCTAVO_LANES OCTAVO_INLINE __m512 values_of(const Windows& windows, __m512i stre
     return _mm512_i32gather_ps(_mm512_and_si512(word, windows.mask), table, 4);
 }
 
-// So many columns share the sums that they load and store.
+// So many columns, of `left` that are to come, share the sums that they load and store.
 template <int columns>
 OCTAVO_LANES void add_columns(const ShiftTrellis& trellis, const Windows& windows, const std::uint8_t* streams,
-                              std::size_t stream_bytes, std::size_t present, std::size_t rows, const float* inputs,
-                              std::size_t inputs_pitch, std::size_t batch, float* sums, std::size_t pitch) {
+                              std::size_t stream_bytes, std::size_t present, std::size_t left, std::size_t rows,
+                              const float* inputs, std::size_t inputs_pitch, std::size_t batch, float* sums,
+                              std::size_t pitch) {
     const std::size_t unit = lanes_rows * trellis.bits / 8;
     for (std::size_t row = 0, at = 0; row < rows; row += lanes_rows, at += unit) {
         const __mmask64 readable = present - at >= 64 ? ~__mmask64{0} : (__mmask64{1} << (present - at)) - 1;
         __m512i stream[columns];
-        for (int j = 0; j < columns; ++j)
-            stream[j] = _mm512_maskz_loadu_epi8(readable, streams + static_cast<std::size_t>(j) * stream_bytes + at);
+        for (std::size_t j = 0; j < columns; ++j) {
+            stream[j] = _mm512_maskz_loadu_epi8(readable, streams + j * stream_bytes + at);
+            // The next columns lie too far off to be fetched unasked.
+            if (j + columns < left) _mm_prefetch(streams + (j + columns) * stream_bytes + at, _MM_HINT_T0);
+        }
         const std::size_t groups = rows - row >= lanes_rows ? vectors : (rows - row + vector - 1) / vector;
         for (std::size_t group = 0; group < groups; ++group) {
             __m512 value[columns];
@@ -79,15 +83,16 @@ OCTAVO_LANES void add_columns(const ShiftTrellis& trellis, const Windows& window
 OCTAVO_LANES void shift_sums(const ShiftTrellis& trellis, const std::uint8_t* streams, std::size_t stream_bytes,
                              std::size_t present, std::size_t columns, std::size_t rows, const float* inputs,
                              std::size_t inputs_pitch, std::size_t batch, float* sums, std::size_t pitch) {
-    constexpr std::size_t together = 4;
     const Windows windows = windows_of(trellis);
     std::size_t column = 0;
-    for (; column + together <= columns; column += together)
-        add_columns<together>(trellis, windows, streams + column * stream_bytes, stream_bytes, present, rows,
-                              inputs + column, inputs_pitch, batch, sums, pitch);
-    for (; column < columns; ++column)
-        add_columns<1>(trellis, windows, streams + column * stream_bytes, stream_bytes, present, rows, inputs + column,
-                       inputs_pitch, batch, sums, pitch);
+    const auto add = [&]<int together>() OCTAVO_LANES {
+        for (; column + together <= columns; column += together)
+            add_columns<together>(trellis, windows, streams + column * stream_bytes, stream_bytes, present,
+                                  columns - column, rows, inputs + column, inputs_pitch, batch, sums, pitch);
+    };
+    add.template operator()<8>();
+    add.template operator()<4>();
+    add.template operator()<1>();
 }
 
 OCTAVO_LANES void curve_values(const float* curve, const float* places, std::size_t count, float* values) {

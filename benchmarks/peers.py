@@ -8,7 +8,7 @@ Each peer is a function of (weight, importance of the columns or None) that runs
                     bits), and a tail is filled with zeros of no importance.
     bitsandbytes    quantize_4bit on the CPU, blocks of 64, with single and double quantized scales
     torchao         its primitives for asymmetric int4 in groups of 32, MXFP4 and NVFP4
-    hqq             its quantizer, asymmetric, scales and zeros found by half-quadratic splitting, float16 for groups of 64
+    hqq             its asymmetric quantizer, float16 scales and zeros for groups of 64 by half-quadratic splitting
 
     llama.cpp files llama_model_quantize on the whole model: the mixtures of types that its files have, without an
                     importance matrix. (Narrow models make its types with blocks of 256 fall back to wider ones.)

@@ -35,9 +35,9 @@ TRELLIS = tuple(f"trellis(states=4096)@{bits}" for bits in range(1, 7))
 TRELLIS_SCALINGS = ("channel rms:u8", "tensor rms:fp32")
 """A scale for every row of a group pays in groups of some hundred columns."""
 
-APART = "channel rms:u8 outliers=0.0002"
+APART = "channel rms:u8 outliers=0.0005"
 """The same where no text has shown which columns matter. A trellis clips a single huge weight, on which a model may
-depend (down projections have such); apart, these take 0.006 bit a weight."""
+depend (down projections have such); apart, these take 0.014 bit a weight."""
 
 LLOYD = tuple(f"lloyd@{bits}" for bits in range(1, 7))
 """Elements for short columns by ascending width."""

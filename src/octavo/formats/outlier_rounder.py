@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from octavo.formats import outliers
+from octavo.formats.elements.trellis import Trellis
 from octavo.formats.importance import Importance
 from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling, block_statistic
@@ -74,8 +75,9 @@ def settle(format: Format, weights: Float[Tensor, "..."], importance: Importance
     count = outliers.outlier_count(format.outliers, matrix.numel())
     where = torch.empty(0, dtype=torch.int64, device=matrix.device)
     if count:
-        known = None if importance is None else importance.checked(rows, columns).normalized(matrix.device)
         block_statistic(matrix, Scaling("channel", "absmax", "fp32"))  # refuses NaN before it is taken for large
+        known = _beyond_scale(matrix) if importance is None and isinstance(format.element, Trellis) else importance
+        known = None if known is None else known.checked(rows, columns).normalized(matrix.device)
         where = outliers.largest(matrix, count, known)
     rest = replace(format, outliers=0.0).settle(_without(weights, where), importance)
     return OutlierRounder(format, (rows, columns), rest, where)
@@ -111,6 +113,15 @@ def apart(quantized: QuantizedTensor) -> tuple[Int64[Tensor, " outliers"], Float
         return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, device=device)
     where = outliers.decode_index(quantized.parts["outlier_index"], count, quantized.numel)
     return where, quantized.parts["outlier_value"].float()
+
+
+def _beyond_scale(matrix: Float[Tensor, "rows columns"]) -> Importance:
+    """What ranks weights by how far they lie beyond the scales of rows and columns, where a trellis clips them."""
+    squares = matrix.float().square()
+    column = squares.mean(0)
+    column = torch.where(column > 0, column, 1.0)
+    row = (squares / column).mean(1)
+    return Importance(1 / torch.where(row > 0, row, 1.0), 1 / column)
 
 
 def _without(weights: Float[Tensor, "..."], where: Int64[Tensor, " outliers"]) -> Float[Tensor, "..."]:

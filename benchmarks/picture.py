@@ -22,10 +22,15 @@ PICTURE = Path(__file__).parent.parent / "docs" / "quality.png"
 Results = dict[str, dict[str, float]]
 
 LINES: tuple[tuple[str, str, str, Callable[[str], bool]], ...] = (
-    ("octavo, bits stored", "#b0431e", "-", lambda n: n.startswith("octavo,") and n.endswith("stored")),
-    ("octavo, bits in memory", "#1f6f8b", "-", lambda n: n.startswith("octavo,") and n.endswith("resident")),
-    ("octavo uncalibrated, stored", "#b0431e", ":", lambda n: n.startswith("octavo uniform") and n.endswith("stored")),
-    ("octavo uncalibrated, in memory", "#1f6f8b", ":", lambda n: n.startswith("octavo u") and n.endswith("resident")),
+    ("octavo best, stored", "#b0431e", "-", lambda n: n.startswith("octavo best") and n.endswith("stored")),
+    ("octavo best, in memory", "#1f6f8b", "-", lambda n: n.startswith("octavo best") and n.endswith("resident")),
+    ("octavo uncalibrated, stored", "#b0431e", ":", lambda n: n.startswith("octavo fast") and n.endswith("stored")),
+    (
+        "octavo uncalibrated, in memory",
+        "#1f6f8b",
+        ":",
+        lambda n: n.startswith("octavo fast") and n.endswith("resident"),
+    ),
 )
 POINTS: tuple[tuple[str, str, str, Callable[[str], bool]], ...] = (
     ("calibrated peers", "#1c1b1a", "s", lambda n: n.endswith("+ importance")),

@@ -35,10 +35,6 @@ TRELLIS = tuple(f"trellis(states=4096)@{bits}" for bits in range(1, 7))
 TRELLIS_SCALINGS = ("channel rms:u8", "tensor rms:fp32")
 """A scale for every row of a group pays in groups of some hundred columns."""
 
-APART = "channel rms:u8 outliers=0.0005"
-"""The same where no text has shown which columns matter. A trellis clips a single huge weight, on which a model may
-depend (down projections have such); apart, these take 0.014 bit a weight."""
-
 LLOYD = tuple(f"lloyd@{bits}" for bits in range(1, 7))
 """Elements for short columns by ascending width."""
 
@@ -75,9 +71,13 @@ class Menu:
 
 
 def plain(shape: tuple[int, ...], mixed: bool = True) -> tuple[str, ...]:
-    """The formats of one width for a tensor, as many for any."""
-    if matrix_shape(shape)[0] >= LONG:
-        return (*(f"{width} {_scalings(mixed)[0]}" for width in TRELLIS), WIDEST)
+    """The formats of one width for a tensor, as many for any.
+
+    A trellis clips a single huge weight, on which a model may depend (down projections have such), unless a text has
+    shown that its column matters. So without mixtures it is not offered.
+    """
+    if matrix_shape(shape)[0] >= LONG and mixed:
+        return (*(f"{width} {TRELLIS_SCALINGS[0]}" for width in TRELLIS), WIDEST)
     return (*(f"{width} {LLOYD_SCALING}" for width in LLOYD), WIDEST)
 
 
@@ -97,8 +97,8 @@ def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = Tru
     # In the order of need, so that blocks hold the columns they will hold.
     ordered, known = matrix[:, order], Importance(importance.row, importance.column[order])
     losses: dict[str, float] = {}
-    if rows >= LONG:
-        for scaling in _scalings(mixed):
+    if rows >= LONG and mixed:
+        for scaling in TRELLIS_SCALINGS:
             errors = 0.5 * np.outer(trellis_distortions(ordered, scaling), needs[order].numpy())
             losses |= _offers(TRELLIS, scaling, errors, shape, mixed)
     else:
@@ -108,11 +108,6 @@ def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = Tru
     formats = tuple(dict.fromkeys([*plain(shape, mixed), *losses]))
     sizes = tuple(Format.parse(text).stored_bits(shape) for text in formats)
     return Menu(formats, sizes, tuple(losses[text] for text in formats))
-
-
-def _scalings(mixed: bool) -> tuple[str, ...]:
-    """Of the trellises for long columns."""
-    return TRELLIS_SCALINGS if mixed else (APART,)
 
 
 def trellis_distortions(matrix: Float[Tensor, "rows columns"], scaling: str) -> Float[ndarray, " widths"]:

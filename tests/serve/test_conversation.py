@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -16,6 +17,14 @@ from octavo.serve.conversation import Conversation
 from octavo.serve.opening import ServedModel
 
 TOKENIZER = NumberTokenizer()
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Processes in the background begin with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def talk(engine: HashEngine, tokens: int | None = 5, system: str | None = None, seed: int = 0) -> Conversation:

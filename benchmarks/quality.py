@@ -5,7 +5,7 @@ changes no logit takes them off it). The linear layers of the blocks are quantiz
 of the reference to the quantized model, nats per token over the full vocabulary, on 8 sequences of 512 tokens of four
 kinds (benchmarks/texts.py); calibration, ours and the peers', sees other passages of the same. Bits count everything.
 
-    python benchmarks/quality.py                     every section; about an hour on two cores
+    python benchmarks/quality.py                     every section; about two hours on two cores
     python benchmarks/quality.py --section stored    ours, entropy coded
     python benchmarks/quality.py --section peers     other libraries
     python benchmarks/quality.py --table             print the table again

@@ -1,4 +1,4 @@
-"""Sparse outliers: the largest weights of a tensor, kept in bfloat16 beside the codes.
+"""Sparse outliers: some weights of a tensor, as a rule the largest, kept in bfloat16 beside the codes.
 
 Their positions in the flattened tensor are an ascending sequence of k numbers below n, stored by Elias and Fano's code
 in the part `outlier_index` (uint8), whose size depends on k and n alone. With l = max(0, floor(log2(n / k))):

@@ -35,6 +35,14 @@ from octavo.formats.outlier_rounder import apart, rest_of
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
 
+FEW = 16
+"""Inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
+
+
+def exact(inputs: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
+    """Inputs in a dtype that products take and that holds them."""
+    return inputs if inputs.dtype == torch.bfloat16 else inputs.float()
+
 
 def product(quantized: QuantizedTensor, inputs: Float[Tensor, "batch cols"]) -> Float32[Tensor, "batch rows"]:
     """Inputs, float32 or bfloat16, times the transpose of the tensor seen as a matrix.

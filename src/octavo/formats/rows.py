@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,10 @@ from octavo.formats.lattice.element import VectorElement
 from octavo.formats.outlier_rounder import apart, rest_of
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
+
+SLAB = 1 << 21
+"""Weights dequantized at once by a linear layer: 8 MiB in float32. Larger blocks of memory are fetched from the system
+for every slab, which takes longer than dequantizing; smaller ones make many small products of a long input."""
 
 _BY_ROW = {"codes", "scales", "scale", "codebook"}
 """Parts that lie row by row, or hold for all rows."""
@@ -94,6 +100,18 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
         parts["scales"] = parts["scales"][begin:end]
     matrix = QuantizedTensor(quantized.format, (end - begin, columns), parts).dequantize()
     return matrix[start - begin : stop - begin]
+
+
+def slabs(quantized: QuantizedTensor, height: int) -> Iterator[Tensor]:
+    """The tensor seen as a matrix, float32, in order: `height` rows at a time where its format lets them be cut out."""
+    rows = quantized.numel // quantized.shape[-1]
+    for start in range(0, rows, height):
+        slab = slice_rows(quantized, start, min(rows, start + height))
+        if slab is None:
+            # It is the format that cannot be cut, so this is the first slab.
+            yield quantized.dequantize().view(rows, -1)
+            return
+        yield slab
 
 
 def _with_outliers(rows: Tensor | None, quantized: QuantizedTensor, index: Tensor) -> Tensor | None:

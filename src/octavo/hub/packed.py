@@ -17,17 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from octavo.base.errors import CheckpointError
-from octavo.formats.product import fused
-from octavo.formats.rows import select_rows, slice_rows
+from octavo.formats.product import FEW, exact, fused
+from octavo.formats.rows import select_rows, slabs, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.tensor_like import TensorLike
 
 if TYPE_CHECKING:
     from octavo.formats.format import Format
     from octavo.kernels.product import Product
-
-FEW = 16
-"""Rows of inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
 
 CODED = "coded"
 RESIDENT = "resident_"
@@ -101,22 +98,16 @@ class PackedTensor(TensorLike, nn.Module):
             self._fused = fused(self.resident()) or "none"
         if isinstance(self._fused, str):
             return None
-        rows = inputs.reshape(-1, columns)
-        exact = rows if rows.dtype == torch.bfloat16 else rows.float()
-        return self._fused(exact).view(*inputs.shape[:-1], self.shape[0])
+        return self._fused(exact(inputs.reshape(-1, columns))).view(*inputs.shape[:-1], self.shape[0])
 
     def take(self, start: int, stop: int) -> Tensor:
         taken = self._take(start, stop)
         return self.dense()[start:stop] if taken is None else taken
 
     def slabs(self, height: int) -> Iterator[Tensor]:
-        for start in range(0, len(self), height):
-            taken = self._take(start, min(len(self), start + height))
-            if taken is None:
-                # It is the format that cannot be cut, so this is the first slab.
-                yield self.dense()
-                return
-            yield taken
+        each = self.numel() // self.shape[-1] // self.shape[0]
+        for slab in slabs(self.resident(), height * each):
+            yield slab.reshape(-1, *self.shape[1:]).to(self.dtype)
 
     def _take(self, start: int, stop: int) -> Tensor | None:
         """Entries start to stop of the first axis; None where only the whole can be dequantized."""

@@ -18,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-# Weights dequantized at once by a linear layer: 8 MiB in float32. Larger blocks of memory are fetched from the system
-# for every slab, which takes longer than dequantizing; smaller ones make many small products of a long input.
-SLAB = 1 << 21
+from octavo.formats.rows import SLAB
 
 # Slabs are so many rows high or a multiple of it, so that matrix products are blocked as those of the whole weight.
 ROWS = 16

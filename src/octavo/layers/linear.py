@@ -11,18 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from octavo.formats.product import fused
-from octavo.formats.rows import select_rows, slice_rows
+from octavo.formats.product import FEW, exact, fused
+from octavo.formats.rows import SLAB, select_rows, slabs
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
 from octavo.kernels.product import Product as Packed
-
-FEW = 16
-"""Inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
-
-SLAB = 1 << 21
-"""Weights dequantized at once: 8 MiB in float32. Larger pieces are fetched from the system each time anew."""
 
 Weight = Tensor | QuantizedTensor
 """A matrix [rows, columns], dense or packed."""
@@ -41,8 +35,7 @@ def product(weight: Weight) -> Product:
 def _packed(packed: Packed, weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Tensor:
     if len(inputs) > FEW:
         return _by_slabs(weight, inputs)
-    exact = inputs if inputs.dtype == torch.bfloat16 else inputs.float()
-    return packed(exact).to(inputs.dtype)
+    return packed(exact(inputs)).to(inputs.dtype)
 
 
 def _by_slabs(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
@@ -53,18 +46,11 @@ def _by_slabs(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[T
 
 def _slabs(weight: Weight) -> Iterator[Float[Tensor, "_ columns"]]:
     """A matrix, a few rows at a time; packed ones in float32, where their format lets rows be cut out."""
-    rows, columns = weight.shape
-    height = max(1, SLAB // columns)
+    height = max(1, SLAB // weight.shape[1])
     if isinstance(weight, Tensor):
         yield from weight.split(height)
         return
-    for start in range(0, rows, height):
-        slab = slice_rows(weight, start, min(rows, start + height))
-        if slab is None:
-            # It is the format that cannot be cut, so this is the first slab.
-            yield weight.dequantize()
-            return
-        yield slab
+    yield from slabs(weight, height)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,12 +56,25 @@ const float* values_of(std::size_t levels, bool narrow) {
     return found;
 }
 
+[[noreturn]] void fail(const char* what, double found, double expected) {
+    std::printf("%s is %g, not %g\n", what, found, expected);
+    std::exit(1);
+}
+
+float narrow_value(std::uint16_t narrow) {
+    const std::uint32_t bits = std::uint32_t{narrow} << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
 struct Problem {
     octavo::Parts parts;
     std::size_t rows, columns;
 };
 
-// Products of both kinds of inputs, alone and in a team, are those of the portable loops.
+// Products of both kinds of inputs, alone and in a team, are those of the portable loops, and of rows as they are read;
+// in bytes, they are near them.
 void check(const Problem& problem, std::size_t batch) {
     const std::size_t results = batch * problem.rows;
     const float* wide = normal(batch * problem.columns);
@@ -70,14 +83,28 @@ void check(const Problem& problem, std::size_t batch) {
         const octavo::Inputs inputs{half ? static_cast<const void*>(narrow) : wide,
                                     half ? octavo::Kind::bfloat16 : octavo::Kind::float32, batch, problem.columns};
         float *plain = guarded<float>(results), *fast = guarded<float>(results);
-        octavo::multiply(problem.parts, inputs, problem.rows, plain, 1, true);
+        octavo::multiply(problem.parts, inputs, problem.rows, {plain, problem.rows, nullptr}, 1, octavo::Arithmetic::portable);
+        octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, 2, octavo::Arithmetic::bytes);
+        double error = 0, size = 1e-6;
+        for (std::size_t i = 0; i < results; ++i) {
+            error += (fast[i] - plain[i]) * static_cast<double>(fast[i] - plain[i]);
+            size += plain[i] * static_cast<double>(plain[i]);
+        }
+        if (!(error <= 0.04 * 0.04 * size)) fail("bytes", std::sqrt(error / size), 0);
+        float* row = guarded<float>(problem.columns);
+        for (std::size_t r = 0; r < problem.rows; ++r) {
+            octavo::read_row(problem.parts, r, problem.columns, row);
+            double sum = 0, sizes = 10;
+            for (std::size_t i = 0; i < problem.columns; ++i) {
+                const double term = row[i] * static_cast<double>(half ? narrow_value(narrow[i]) : wide[i]);
+                sum += term, sizes += std::fabs(term);
+            }
+            if (!(std::fabs(plain[r] - sum) <= 1e-4 * sizes)) fail("a row", plain[r], sum);
+        }
         for (const std::size_t threads : {1, 3}) {
-            octavo::multiply(problem.parts, inputs, problem.rows, fast, threads, false);
+            octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, threads, octavo::Arithmetic::exact);
             for (std::size_t i = 0; i < results; ++i)
-                if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) {
-                    std::printf("output %zu is %g, not %g\n", i, fast[i], plain[i]);
-                    std::exit(1);
-                }
+                if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
         }
     }
 }

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octavo import kernels
+from octavo.base.errors import FormatError
 from octavo.kernels import cpu, reference
 from octavo.kernels import product as parts
 
 LEVELS = [2, 3, 4, 8, 11, 16, 17, 32, 64, 100, 128, 256]
 SHAPES = [(67, 72, 64), (5, 200, 1000), (3, 77, 7), (33, 64, 2**62)]
-PATHS = (False, True) if not cpu.MISSING else ()
+PATHS = ("exact", "portable") if not cpu.MISSING else ()
 # Of the sum of all magnitudes: some roundings of float32, in whatever order.
 TOLERANCE = 1e-6
+needs_cpp = pytest.mark.skipif(bool(cpu.MISSING), reason=f"without C++: {cpu.MISSING}")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -35,8 +42,87 @@ def test_linear(levels: int, dtype: torch.dtype, generator: torch.Generator) -> 
         matrix = reference.unpack_dequantize(*arguments, rows, cols, torch.float32)
         assert close(kernels.linear(inputs, *arguments, rows), inputs, matrix)
         assert close(reference.linear(inputs, *arguments, rows), inputs, matrix)
-        for portable in PATHS:
-            assert close(cpu.linear(inputs, *arguments, rows, portable), inputs, matrix)
+        for path in PATHS:
+            assert close(cpu.linear(inputs, *arguments, rows, path), inputs, matrix)
+
+
+def one_part(levels: int, rows: int, cols: int, block: int, generator: torch.Generator) -> parts.CodesPart:
+    packed = torch.randint(0, 256, (rows * cols * (levels - 1).bit_length() // 8,), generator=generator)
+    scales = torch.rand(rows, -(-cols // block), generator=generator) + 0.5
+    return parts.CodesPart(packed.byte(), cols, torch.randn(levels, generator=generator), scales, block)
+
+
+@needs_cpp
+@pytest.mark.parametrize("levels", [2, 4, 8, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize(("cols", "block"), [(576, 64), (200, 200), (1000, 40)])
+def test_bytes_lose_what_rounding_loses(levels: int, cols: int, block: int, generator: torch.Generator) -> None:
+    product = parts.Product(64, cols, [one_part(levels, 64, cols, block, generator)])
+    inputs = torch.randn(16, cols, generator=generator)
+    exact = product(inputs)
+    error = (product(inputs, "int8") - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    # Inputs: a step of 1/127 of the largest of 32, which is about 2.1 of their deviations. Values: a step of at most
+    # 1/64 of the largest, over their root mean square.
+    values = product.parts[0].values  # pyright: ignore[reportAttributeAccessIssue]
+    bound = math.hypot(2.1 / 127, float(values.abs().max() / values.square().mean().sqrt()) / 64) / math.sqrt(12)
+    assert error <= 1.3 * bound
+
+
+@needs_cpp
+def test_bytes_are_exact_where_nothing_is_rounded(generator: torch.Generator) -> None:
+    part = one_part(16, 40, 320, 32, generator)
+    part = dataclasses.replace(part, values=torch.arange(-8.0, 8) / 8)
+    inputs = torch.randint(-126, 127, (5, 320), generator=generator).float()
+    inputs[:, ::32] = 127
+    product = parts.Product(40, 320, [part])
+    assert torch.allclose(product(inputs, "int8"), product(inputs), rtol=1e-5, atol=1e-3)
+
+
+@needs_cpp
+@given(st.integers(1, 70), st.integers(1, 20), st.integers(1, 8), st.data())
+def test_bytes_do_not_depend_on_company(rows: int, columns: int, bits: int, data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(rows + 100 * columns)
+    batch = data.draw(st.integers(2, 17))
+    product = parts.Product(rows, 32 * columns, [one_part(2**bits, rows, 32 * columns, 32, generator)])
+    inputs = torch.randn(batch, 32 * columns, generator=generator)
+    together = product(inputs, "int8")
+    assert all(torch.equal(together[i : i + 1], product(inputs[i : i + 1], "int8")) for i in range(batch))
+
+
+@needs_cpp
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_bytes_pass_on_what_is_not_finite(bad: float, generator: torch.Generator) -> None:
+    product = parts.Product(20, 96, [one_part(16, 20, 96, 32, generator)])
+    inputs = torch.randn(3, 96, generator=generator)
+    inputs[1, 40] = bad
+    assert product(inputs, "int8").isnan().any(1).tolist() == [False, True, False]
+    inputs[1] = 1e-38
+    assert product(inputs, "int8")[1].abs().max() < 1e-30
+    assert not product(torch.zeros(1, 96), "int8").any()
+
+
+@needs_cpp
+def test_values_that_are_not_finite_stay_exact(generator: torch.Generator) -> None:
+    part = one_part(4, 8, 32, 32, generator)
+    part = dataclasses.replace(part, values=torch.tensor([0.0, 1.0, torch.nan, 2.0]))
+    product = parts.Product(8, 32, [part])
+    inputs = torch.randn(2, 32, generator=generator)
+    assert torch.equal(product(inputs, "int8").isnan(), product(inputs).isnan())
+
+
+@needs_cpp
+def test_products_between_buffers(generator: torch.Generator) -> None:
+    product = parts.Product(24, 64, [one_part(16, 24, 64, 32, generator)])
+    inputs, outputs = torch.randn(5, 64, generator=generator), torch.zeros(5, 40)
+    bias = torch.randn(24, generator=generator)
+    run = product.between(inputs, outputs, 10, bias, "exact")
+    run(3)
+    assert torch.allclose(outputs[:3, 10:34], product(inputs[:3]) + bias, atol=1e-5)
+    outputs[:3, 10:34] = 0
+    assert not outputs.any()
+    with pytest.raises(ValueError, match="not so many rows"):
+        run(6)
+    with pytest.raises(ValueError, match="the output does not fit"):
+        product.between(inputs, outputs, 17, None, "exact")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -51,8 +137,8 @@ def test_shift_linear(states: int, bits: int, dtype: torch.dtype, generator: tor
         matrix = reference.shift_decode(codes, table, bits, *factors)
         assert close(kernels.shift_linear(inputs, codes, table, bits, *factors), inputs, matrix)
         assert close(reference.shift_linear(inputs, codes, table, bits, *factors), inputs, matrix)
-        for portable in PATHS:
-            assert close(cpu.shift_linear(inputs, codes, table, bits, *factors, portable), inputs, matrix)
+        for path in PATHS:
+            assert close(cpu.shift_linear(inputs, codes, table, bits, *factors, path), inputs, matrix)
 
 
 def test_plain_torch_multiplies_every_part_alike(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +163,13 @@ def test_plain_torch_multiplies_every_part_alike(generator: torch.Generator, mon
         ],
     )
     inputs = torch.randn(3, columns, generator=generator)
-    fast = [product(inputs, portable) for portable in PATHS]
+    fast = [product(inputs, path) for path in PATHS]
+    if PATHS:
+        rows_read = product.take(torch.tensor([19, 0, 7]))
+        assert rows_read is not None
+        assert torch.allclose(inputs @ rows_read.T, fast[0][:, [19, 0, 7]], rtol=1e-4, atol=1e-2)
+        with pytest.raises(FormatError, match="no such row"):
+            product.take(torch.tensor([20]))
     monkeypatch.setattr(cpu, "MISSING", "no compiler at installation")
     plain = product(inputs)
     assert all(torch.allclose(found, plain, rtol=1e-4, atol=1e-2) for found in fast)

@@ -13,7 +13,18 @@ import pytest
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "src" / "octavo" / "kernels" / "cpu"
 # What a product needs, and the loops that it is chosen from.
-NAMES = ("codes_part", "lanes_avx512", "layout", "other_parts", "product", "shift_avx512", "shift_part", "team")
+NAMES = (
+    "bytes",
+    "bytes_avx512",
+    "codes_part",
+    "lanes_avx512",
+    "layout",
+    "other_parts",
+    "product",
+    "shift_avx512",
+    "shift_part",
+    "team",
+)
 LOOPS = ("avx2", "avx512", "portable", "shift_avx2")
 # Unoptimized, it takes a third of the time to compile.
 FLAGS = ("-std=c++20", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from octavo.base.units import format_size
+from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import print_table
 
 
@@ -15,6 +16,7 @@ def bench(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens that are made after it.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements; the median counts.")] = 3,
+    arithmetic: ArithmeticOption = "exact",
 ) -> None:
     """Measure tokens a second for a prompt and for the answer, bytes read, bandwidth against the roofline, memory."""
     from octavo.base.memory import peak_memory, resident_memory
@@ -24,7 +26,7 @@ def bench(
 
     stored = open_stored(model)
     before = resident_memory()
-    decoder = load_decoder(stored)
+    decoder = load_decoder(stored, arithmetic=arithmetic)
     loaded = peak_memory()
     found = measure_speed(decoder, prompt, tokens, repeats)
     rows = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavo.base.errors import ModelError
+from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import printable
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def chat(
         int | None,
         typer.Option(min=2, help="Tokens of the conversation. Default: 4096, or as many as the model can."),
     ] = None,
+    arithmetic: ArithmeticOption = "exact",
 ) -> None:
     """Talk to a model. /reset begins anew, /exit leaves, Ctrl-C stops an answer and keeps the conversation.
 
@@ -50,7 +52,7 @@ def chat(
     from octavo.serve.opening import open_model
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(open_model(model, 1, context), sampling, tokens, system)
+    conversation = Conversation(open_model(model, 1, context, arithmetic=arithmetic), sampling, tokens, system)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         typer.echo(f"{model}: {COMMANDS}", err=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from octavo.base.units import format_size
+from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import printable
 
 
@@ -30,6 +31,7 @@ def generate(
         str | None,
         typer.Option(metavar="FORMAT", help="Format of old keys and values: one for both, or KEYS/VALUES."),
     ] = None,
+    arithmetic: ArithmeticOption = "exact",
     verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what runs the model.")] = False,
 ) -> None:
     """Let a model continue a text; tokens are printed as they come."""
@@ -38,7 +40,7 @@ def generate(
     from octavo.models.cache_format import CacheFormat
 
     format = None if cache is None else CacheFormat.parse(cache)
-    loaded = load_text_model(model, device=device, packed_cache=format is not None)
+    loaded = load_text_model(model, device=device, packed_cache=format is not None, arithmetic=arithmetic)
     if verbose:
         typer.echo(f"runs on {loaded.runner}", err=True)
     kept = None

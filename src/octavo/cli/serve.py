@@ -8,6 +8,7 @@ import typer
 
 from octavo.base.errors import OctavoError
 from octavo.base.units import parse_size
+from octavo.cli.arithmetic import ArithmeticOption
 
 
 def serve(
@@ -25,6 +26,7 @@ def serve(
         int | None,
         typer.Option(min=2, help="Tokens of a prompt and its answer. Default: 4096, or as many as the model can."),
     ] = None,
+    arithmetic: ArithmeticOption = "exact",
     max_body: Annotated[str, typer.Option(metavar="SIZE", help="The largest request, e.g. 1MiB.")] = "1MiB",
     api_key: Annotated[
         str | None, typer.Option(envvar="OCTAVO_API_KEY", help="What clients must send. Default: nothing.")
@@ -43,7 +45,7 @@ def serve(
 
     limits = Limits(queue, parse_size(max_body), api_key)
     with bind(host, port) as bound:
-        served = open_model(model, slots, context, name)
+        served = open_model(model, slots, context, name, arithmetic)
 
         def started() -> None:
             room = f"{slots} slots of {served.context} tokens, {queue} may wait"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import ModelError
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.checkpoints.opening import resolve_source
@@ -42,7 +43,11 @@ class TextModel:
 
 
 def load_text_model(
-    source: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", packed_cache: bool = False
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    packed_cache: bool = False,
+    arithmetic: Arithmetic = "exact",
 ) -> TextModel:
     """Load a model and its tokenizer.
 
@@ -51,20 +56,23 @@ def load_text_model(
         dtype: dtype of what is not packed, and to compute in.
         device: where to compute.
         packed_cache: whether keys and values will be quantized, which transformers' caches are.
+        arithmetic: of products with packed matrices; see octavo.models.decoder_loading.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ModelError: it has no tokenizer, or makes no text.
+        ModelError: it has no tokenizer, makes no text, or transformers has to run it in an arithmetic that it lacks.
     """
     checkpoint = open_checkpoint(source)
     reason = "the cache is quantized" if packed_cache else _reason(checkpoint, dtype, device)
     if reason:
+        if arithmetic != "exact":
+            raise ModelError(f"only octavo's decoder computes in {arithmetic}, and {reason}", "use exact arithmetic")
         from octavo.models import load_language_model
 
         network, tokenizer = load_language_model(source, dtype=dtype)
         return transformers_model(network.to(device), tokenizer, reason)
     tokenizer = _tokenizer(source, checkpoint)
-    decoder = load_decoder(stored_model(checkpoint), dtype, device)
+    decoder = load_decoder(stored_model(checkpoint), dtype, device, arithmetic)
     return TextModel(decoder, tokenizer, _stop_tokens(checkpoint, tokenizer))
 
 

@@ -1,4 +1,4 @@
-"""Linear layers and look-ups over weights that are dense or packed: the one place where a weight meets its inputs."""
+"""Linear layers over weights that are dense or packed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.formats.product import FEW, exact, fused
-from octavo.formats.rows import SLAB, select_rows, slabs
+from octavo.formats.rows import SLAB, slabs
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
@@ -26,31 +27,40 @@ Product = Callable[[Tensor], Tensor]
 """From inputs [batch, columns] to inputs · weightᵀ [batch, rows], of the dtype of the inputs."""
 
 
-def product(weight: Weight) -> Product:
-    """The product with a matrix, prepared once for all inputs."""
-    packed = None if isinstance(weight, Tensor) else fused(weight)
-    return partial(_by_slabs, weight) if packed is None else partial(_packed, packed, weight)
-
-
-def _packed(packed: Packed, weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Tensor:
+def _packed(packed: Packed, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]) -> Tensor:
     if len(inputs) > FEW:
-        return _by_slabs(weight, inputs)
-    return packed(exact(inputs)).to(inputs.dtype)
+        return _by_slabs(packed, weight, arithmetic, inputs)
+    return packed(exact(inputs), arithmetic).to(inputs.dtype)
 
 
-def _by_slabs(weight: Weight, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
-    if isinstance(weight, Tensor) and weight.dtype == inputs.dtype:
-        return F.linear(inputs, weight)
-    return torch.cat([F.linear(inputs, slab.to(inputs.dtype)) for slab in _slabs(weight)], dim=-1)
+def _by_slabs(
+    packed: Packed | None, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]
+) -> Float[Tensor, "batch rows"]:
+    given = inputs.bfloat16() if arithmetic == "int8" else inputs
+    if isinstance(weight, Tensor) and weight.dtype == given.dtype:
+        return F.linear(given, weight).to(inputs.dtype)
+    found = torch.empty(len(inputs), weight.shape[0], dtype=inputs.dtype, device=inputs.device)
+    start = 0
+    for slab in _slabs(packed, weight, given.dtype):
+        found[:, start : start + len(slab)] = F.linear(given, slab)
+        start += len(slab)
+    return found
 
 
-def _slabs(weight: Weight) -> Iterator[Float[Tensor, "_ columns"]]:
-    """A matrix, a few rows at a time; packed ones in float32, where their format lets rows be cut out."""
-    height = max(1, SLAB // weight.shape[1])
+def _slabs(packed: Packed | None, weight: Weight, dtype: torch.dtype) -> Iterator[Float[Tensor, "_ columns"]]:
+    """A matrix in a dtype, a few rows at a time where its format lets them be cut out."""
+    rows, columns = weight.shape
+    height = max(1, SLAB // columns)
     if isinstance(weight, Tensor):
-        yield from weight.split(height)
+        yield from (slab.to(dtype) for slab in weight.split(height))
         return
-    yield from slabs(weight, height)
+    if packed is not None and packed.dense(0, 0, dtype) is not None:
+        for start in range(0, rows, height):
+            slab = packed.dense(start, min(rows, start + height), dtype)
+            assert slab is not None
+            yield slab
+        return
+    yield from (slab.to(dtype) for slab in slabs(weight, height))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +70,25 @@ class Linear:
     Attributes:
         pieces: the matrices, in order.
         bias: of all rows; None for none.
+        arithmetic: of products; "int8" multiplies many rows, as of a prompt, in bfloat16.
     """
 
     pieces: tuple[Weight, ...]
     bias: Float[Tensor, " rows"] | None = None
+    arithmetic: Arithmetic = "exact"
+
+    @cached_property
+    def _fused(self) -> tuple[Packed | None, ...]:
+        return tuple(None if isinstance(piece, Tensor) else fused(piece) for piece in self.pieces)
 
     @cached_property
     def _products(self) -> tuple[Product, ...]:
-        return tuple(map(product, self.pieces))
+        return tuple(
+            partial(_by_slabs, None, piece, self.arithmetic)
+            if packed is None
+            else partial(_packed, packed, piece, self.arithmetic)
+            for packed, piece in zip(self._fused, self.pieces, strict=True)
+        )
 
     def __call__(self, inputs: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -89,10 +110,32 @@ class Linear:
         if steps and len(self.pieces) == 1 and isinstance(piece, Tensor):
             return kernels.dense(piece, self.bias, inputs, outputs)
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
+        few = self._bound(inputs[:FEW], outputs[:FEW]) if steps else None
 
         def run(rows: int) -> None:
-            given, out = views[rows]
-            out.copy_(self(given))
+            if few is not None and rows <= FEW:
+                few(rows)
+            else:
+                given, out = views[rows]
+                out.copy_(self(given))
+
+        return run
+
+    def _bound(self, inputs: Tensor, outputs: Tensor) -> Callable[[int], None] | None:
+        """The same, of packed pieces that all have a product of their own; None if one has not."""
+        bound, first = [], 0
+        for packed in self._fused:
+            if packed is None:
+                return None
+            bias = None if self.bias is None else self.bias[first : first + packed.rows]
+            bound.append(packed.between(inputs, outputs, first, bias, self.arithmetic))
+            first += packed.rows
+        if len(bound) == 1:
+            return bound[0]
+
+        def run(rows: int) -> None:
+            for product in bound:
+                product(rows)
 
         return run
 
@@ -119,15 +162,6 @@ def stacked(pieces: list[Weight]) -> tuple[Weight, ...]:
         else:
             found.append(piece)
     return tuple(found)
-
-
-def look_up(weight: Weight, index: Int[Tensor, "*batch"], dtype: torch.dtype) -> Float[Tensor, "*batch columns"]:
-    """Rows of a matrix."""
-    if isinstance(weight, Tensor):
-        return F.embedding(index, weight).to(dtype)
-    chosen = select_rows(weight, index.reshape(-1))
-    rows = weight.dequantize()[index.reshape(-1)] if chosen is None else chosen
-    return rows.to(dtype).reshape(*index.shape, weight.shape[1])
 
 
 def nbytes(weight: Weight) -> int:

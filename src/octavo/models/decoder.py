@@ -16,7 +16,8 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError
 from octavo.layers.attention import attend, causal_mask
-from octavo.layers.linear import Linear, Weight, look_up, nbytes
+from octavo.layers.embedding import Embedding
+from octavo.layers.linear import Linear, nbytes
 from octavo.layers.normalization import rms_norm
 from octavo.layers.rotary import rotate
 from octavo.models.decoder_config import DecoderConfig
@@ -63,7 +64,7 @@ class Decoder:
     """
 
     config: DecoderConfig
-    embedding: Weight
+    embedding: Embedding
     layers: tuple[Layer, ...]
     norm: Float[Tensor, " hidden"]
     head: Linear
@@ -124,8 +125,8 @@ class Decoder:
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        tied = len(self.head.pieces) == 1 and self.head.pieces[0] is self.embedding
-        return self.step_nbytes + (0 if tied else nbytes(self.embedding))
+        tied = len(self.head.pieces) == 1 and self.head.pieces[0] is self.embedding.weight
+        return self.step_nbytes + (0 if tied else nbytes(self.embedding.weight))
 
     @property
     def step_nbytes(self) -> int:
@@ -152,7 +153,7 @@ class Decoder:
             window: causal_mask(length, stop, window, self.device) if mask is None else mask
             for window in {layer.window for layer in self.layers}
         }
-        hidden = look_up(self.embedding, tokens.to(self.device), self.dtype)
+        hidden = self.embedding(tokens.to(self.device), self.dtype)
         for number, layer in enumerate(self.layers):
             hidden = hidden + self._attention(number, layer, hidden, cache, slots, masks[layer.window])
             gate, up = layer.inner(rms_norm(hidden, layer.inner_norm, self.config.epsilon)).chunk(2, dim=-1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import CheckpointError, ModelError
 from octavo.base.memory import give_back_memory
 from octavo.formats.tensor import QuantizedTensor
+from octavo.layers.embedding import Embedding
 from octavo.layers.linear import Linear, Weight, stacked
 from octavo.models.decoder import Decoder, Layer
 from octavo.models.decoder_config import ORIGINAL, DecoderConfig
@@ -37,7 +39,12 @@ class Weights(Protocol):
     def dense(self, name: str) -> Tensor: ...
 
 
-def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+def load_decoder(
+    weights: Weights,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    arithmetic: Arithmetic = "exact",
+) -> Decoder:
     """Build the decoder of a checkpoint, ready to run.
 
     Memory: the weights, and what the largest fused product takes while its pieces are put together. Entropy-coded
@@ -47,15 +54,19 @@ def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: t
         weights: the checkpoint.
         dtype: of what is dense, and to compute in; matrices in bfloat16 stay so on a CPU that computes in float32.
         device: where to.
+        arithmetic: of products with packed matrices (octavo.kernels.product). "int8" also reads prompts in bfloat16.
 
     Raises:
-        ModelError: another architecture, sizes that make no sense, or layers that round or transform their inputs.
+        ModelError: another architecture, sizes that make no sense, layers that round or transform their inputs, or an
+            unknown arithmetic.
         CheckpointError: a tensor is missing, unknown, damaged or of another shape than config.json says.
     """
     config = DecoderConfig.from_huggingface(weights.config)
     if weights.activations is not None:
         raise ModelError("the decoder takes the inputs of layers as they are, and this model does not", ORIGINAL)
-    reader = _Reader(weights, dtype, torch.device(device))
+    if arithmetic not in get_args(Arithmetic):
+        raise ModelError(f"there is no arithmetic {arithmetic!r}", f"choose {' or '.join(get_args(Arithmetic))}")
+    reader = _Reader(weights, dtype, torch.device(device), arithmetic)
     hidden, inner, vocabulary = config.hidden, config.inner, config.vocabulary
     channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
     layers = []
@@ -83,16 +94,17 @@ def load_decoder(weights: Weights, dtype: torch.dtype = torch.float32, device: t
     norm = reader.vector("norm.weight", hidden)
     embedding = reader.matrix("embedding.weight", vocabulary, hidden)
     tied = config.tied and to_huggingface("head.weight") not in weights.names
-    head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),))
+    head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),), arithmetic=arithmetic)
     reader.check_all_read()
-    return Decoder(config, embedding, tuple(layers), norm, head, dtype, torch.device(device))
+    return Decoder(config, Embedding(embedding), tuple(layers), norm, head, dtype, torch.device(device))
 
 
 class _Reader:
     """Reads tensors by the decoder's names, each of the shape that it must have."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, weights: Weights, dtype: torch.dtype, device: torch.device, arithmetic: Arithmetic) -> None:
         self.weights, self.dtype, self.device = weights, dtype, device
+        self.arithmetic: Arithmetic = arithmetic
         self.known = frozenset(weights.names)
         self.left = set(weights.names)
 
@@ -126,7 +138,7 @@ class _Reader:
         """The matrices of these names and numbers of rows on top of each other."""
         pieces = stacked([self.matrix(f"{name}.weight", rows, columns) for name, rows in sizes.items()])
         biases = [self.vector(f"{name}.bias", rows) for name, rows in sizes.items()] if bias else []
-        return Linear(pieces, torch.cat(biases) if biases else None)
+        return Linear(pieces, torch.cat(biases) if biases else None, self.arithmetic)
 
     def check_all_read(self) -> None:
         """CheckpointError if a tensor is left that would have changed what the model computes."""

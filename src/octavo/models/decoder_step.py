@@ -15,7 +15,6 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError
 from octavo.kernels import decoding as kernels
-from octavo.layers.linear import look_up
 from octavo.models.decoder import Decoder, check_tokens
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.static_cache import StaticCache
@@ -102,9 +101,10 @@ class DecodingStep:
             read = [self.decoder.prefill(token[None], cache, slot) for token, slot in zip(given, slots, strict=True)]
             return torch.stack(read)
         rows = len(tokens)
-        self._slots[:rows] = torch.tensor(slots)
-        self._positions[:rows] = torch.tensor([cache.lengths[slot] for slot in slots])
-        self._buffers.residual[:rows] = look_up(self.decoder.embedding, given, torch.float32)
+        # Through numpy, whose writes of a few numbers take a tenth of the time of torch's.
+        self._slots.numpy()[:rows] = slots
+        self._positions.numpy()[:rows] = [cache.lengths[slot] for slot in slots]
+        self._buffers.residual[:rows] = self.decoder.embedding(given, torch.float32)
         for operation in self._prepared:
             operation(rows)
         for slot in slots:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import ModelError
 from octavo.decoding.engine import Engine
 from octavo.hub.text_model import load_text_model
@@ -35,7 +36,13 @@ class ServedModel:
     stop_tokens: frozenset[int]
 
 
-def open_model(source: str | Path, slots: int, context: int | None = None, name: str | None = None) -> ServedModel:
+def open_model(
+    source: str | Path,
+    slots: int,
+    context: int | None = None,
+    name: str | None = None,
+    arithmetic: Arithmetic = "exact",
+) -> ServedModel:
     """Load a model.
 
     Args:
@@ -43,12 +50,13 @@ def open_model(source: str | Path, slots: int, context: int | None = None, name:
         slots: answers that are made at a time.
         context: tokens that a prompt and its answer may have together; default: 4096, or as many as the model can.
         name: what requests call it; default: the last part of `source`.
+        arithmetic: of products with packed matrices; see octavo.models.decoder_loading.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
         ModelError: octavo's decoder does not run it, it has no tokenizer, or is not made for so much context.
     """
-    model = load_text_model(source)
+    model = load_text_model(source, arithmetic=arithmetic)
     if not isinstance(model.network, Decoder):
         raise ModelError(
             f"answering runs on octavo's decoder, and {source} does not ({model.reason})", "use `octavo generate`"

@@ -146,11 +146,11 @@ def linear(
     codebook: Tensor,
     block: int,
     rows: int,
-    portable: bool = False,
+    arithmetic: str = "exact",
 ) -> Tensor:
     product = new_product(rows, inputs.shape[1])
     product.add_codes(packed, inputs.shape[1], codebook.detach(), scales.detach(), block, None, None)
-    return multiply(product, inputs, rows, portable)
+    return multiply(product, inputs, rows, arithmetic)
 
 
 def shift_linear(
@@ -162,11 +162,11 @@ def shift_linear(
     scales: Tensor,
     block: int,
     column: Tensor,
-    portable: bool = False,
+    arithmetic: str = "exact",
 ) -> Tensor:
     product = new_product(rows, inputs.shape[1])
     product.add_shift(codes, table.detach(), None, bits, scales.detach(), block, None, column.detach())
-    return multiply(product, inputs, rows, portable)
+    return multiply(product, inputs, rows, arithmetic)
 
 
 def new_product(rows: int, columns: int) -> Any:
@@ -174,12 +174,52 @@ def new_product(rows: int, columns: int) -> Any:
     return _extension().Product(rows, columns)
 
 
-def multiply(product: Any, inputs: Tensor, rows: int, portable: bool = False) -> Tensor:
-    """Inputs [batch, columns], float32 or bfloat16, times the transpose of a product's matrix, float32."""
+def multiply(product: Any, inputs: Tensor, rows: int, arithmetic: str) -> Tensor:
+    """Inputs [batch, columns], float32 or bfloat16, times the transpose of a product's matrix, float32.
+
+    Args:
+        product: a sum of parts.
+        inputs: contiguous.
+        rows: of the matrix.
+        arithmetic: one of `octavo.base.arithmetic.Arithmetic`, or "portable".
+    """
     outputs = torch.empty(inputs.shape[0], rows)
     # Detaching takes longer than a small product's share of the arithmetic.
-    product.multiply(inputs.detach() if inputs.requires_grad else inputs, outputs, torch.get_num_threads(), portable)
+    product.multiply(inputs.detach() if inputs.requires_grad else inputs, outputs, torch.get_num_threads(), arithmetic)
     return outputs
+
+
+def product_rows(product: Any, index: Tensor) -> Tensor:
+    """Rows [count, columns] of a product's matrix, float32.
+
+    Raises:
+        FormatError: there is no such row.
+    """
+    outputs = torch.empty(len(index), product.columns)
+    try:
+        product.rows(index, outputs)
+    except ValueError as error:
+        raise FormatError(str(error), "give numbers of rows") from None
+    return outputs
+
+
+def product_dense(product: Any, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+    """Rows begin to end of a product's matrix, float32 or bfloat16."""
+    outputs = torch.empty(end - begin, product.columns, dtype=dtype)
+    product.dense(begin, outputs, torch.get_num_threads())
+    return outputs
+
+
+def bound_product(
+    product: Any, inputs: Tensor, outputs: Tensor, first: int, bias: Tensor | None, arithmetic: str
+) -> Any:
+    """A product between memory that stays where it is (see `octavo.kernels.product.Product.between`)."""
+    bound = _extension().BoundProduct(product, inputs, outputs, first, bias, arithmetic)
+
+    def run(rows: int) -> None:
+        bound(rows, torch.get_num_threads())
+
+    return run
 
 
 def _extension() -> ModuleType:

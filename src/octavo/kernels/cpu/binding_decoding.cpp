@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "decoding.hpp"
-#include "threads.hpp"
+#include "team.hpp"
 
 namespace nb = nanobind;
 
@@ -27,13 +27,11 @@ using Weight = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Keys = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
-// Less is done sooner than a thread starts.
-constexpr std::size_t least_attention = std::size_t{1} << 20;
-constexpr std::size_t least_weights = std::size_t{1} << 18;
-
 void require(bool condition, const char* problem) {
     if (!condition) throw std::invalid_argument(problem);
 }
+
+std::size_t workers(std::int64_t threads) { return static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)); }
 
 std::size_t checked_rows(std::int64_t rows, std::size_t most) {
     require(0 <= rows && static_cast<std::size_t>(rows) <= most, "there are not so many rows");
@@ -109,10 +107,9 @@ class DenseProduct {
 
     void call(std::int64_t rows, std::int64_t threads) const {
         const std::size_t batch = checked_rows(rows, out_.shape(0));
-        const auto workers = static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256));
-        octavo::in_ranges(product_.rows, 4, product_.columns * std::max<std::size_t>(batch, 1), workers,
-                          [&](std::size_t begin, std::size_t end) { loops_.dense(product_, begin, end, batch); },
-                          least_weights);
+        const nb::gil_scoped_release released;
+        octavo::in_team_ranges(product_.rows, 4, product_.columns * batch, workers(threads),
+                               [&](std::size_t begin, std::size_t end) { loops_.dense(product_, begin, end, batch); });
     }
 
   private:
@@ -184,18 +181,22 @@ class Attend {
             longest = std::max(longest, static_cast<std::size_t>(position) + 1);
         }
         if (layer_.window != 0) longest = std::min(longest, layer_.window);
-        const std::size_t weight = longest * layer_.width * (layer_.heads / layer_.shared);
-        const auto workers = static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256));
         const std::int64_t *slots = slots_.data(), *positions = positions_.data();
-        octavo::in_ranges(count * layer_.shared, 1, weight, workers, [&](std::size_t begin, std::size_t end) {
-            std::vector<float> scratch(octavo::scratch_of(layer_));
+        const nb::gil_scoped_release released;
+        for (std::size_t row = 0; row < count; ++row)
+            loops_.append(layer_, found_.data() + row * layer_.row(), static_cast<std::size_t>(slots[row]),
+                          static_cast<std::size_t>(positions[row]));
+        const std::size_t weight = 2 * longest * layer_.width;
+        octavo::in_team_ranges(count * layer_.heads, 1, weight, workers(threads), [&](std::size_t begin, std::size_t end) {
+            static thread_local std::vector<float> scratch;
+            scratch.resize(std::max(scratch.size(), octavo::scratch_of(layer_)));
             for (std::size_t i = begin; i < end; ++i) {
-                const std::size_t row = i / layer_.shared, head = i % layer_.shared;
+                const std::size_t row = i / layer_.heads, head = i % layer_.heads;
                 loops_.attend(layer_, found_.data() + row * layer_.row(), head, static_cast<std::size_t>(slots[row]),
                               static_cast<std::size_t>(positions[row]), scratch.data(),
                               out_.data() + row * layer_.heads * layer_.width);
             }
-        }, least_attention);
+        });
     }
 
   private:

@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -31,11 +32,22 @@ using Places = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::de
 using Codes = nb::ndarray<const std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MatrixTo = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Inputs = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Results = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* problem) {
     if (!condition) throw std::invalid_argument(problem);
 }
+
+octavo::Arithmetic arithmetic_of(std::string_view name) {
+    if (name == "portable") return octavo::Arithmetic::portable;
+    if (name == "exact") return octavo::Arithmetic::exact;
+    require(name == "int8", "arithmetic is exact, int8 or portable");
+    return octavo::Arithmetic::bytes;
+}
+
+std::size_t workers(std::int64_t threads) { return static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)); }
 
 bool narrow(nb::dlpack::dtype dtype) {
     const bool is = dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16;
@@ -118,16 +130,41 @@ public:
         keep(std::nullopt, std::nullopt, starts, columns, values);
     }
 
-    void multiply(const Matrix& inputs, const Results& out, std::int64_t threads, bool portable) const {
+    void multiply(const Matrix& inputs, const Results& out, std::int64_t threads, const char* arithmetic) const {
         const octavo::Inputs given{inputs.data(), narrow(inputs.dtype()) ? Kind::bfloat16 : Kind::float32,
                                    inputs.shape(0), inputs.shape(1)};
         require(given.cols == columns_, "the inputs do not fit the columns");
         require(out.shape(0) == given.batch && out.shape(1) == rows_, "the output does not fit the rows");
-        float* to = out.data();
-        const nb::gil_scoped_release released;
-        octavo::multiply(parts_, given, rows_, to, static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)),
-                         portable);
+        run(given, {out.data(), rows_, nullptr}, threads, arithmetic_of(arithmetic));
     }
+
+    void run(const octavo::Inputs& inputs, const octavo::Outputs& outputs, std::int64_t threads,
+             octavo::Arithmetic arithmetic) const {
+        const nb::gil_scoped_release released;
+        octavo::multiply(parts_, inputs, rows_, outputs, workers(threads), arithmetic);
+    }
+
+    void rows_of(const Places& index, const Results& out) const {
+        require(out.shape(0) == index.shape(0) && out.shape(1) == columns_, "the output does not fit the rows");
+        for (std::size_t i = 0; i < index.shape(0); ++i) {
+            const std::int64_t row = index.data()[i];
+            require(0 <= row && static_cast<std::size_t>(row) < rows_, "there is no such row");
+            octavo::read_row(parts_, static_cast<std::size_t>(row), columns_, out.data() + i * columns_);
+        }
+    }
+
+    void dense(std::size_t begin, const MatrixTo& out, std::int64_t threads) const {
+        require(out.shape(1) == columns_ && begin <= rows_ && out.shape(0) <= rows_ - begin,
+                "the output does not fit the rows");
+        const bool half = narrow(out.dtype());
+        void* const to = out.data();
+        const std::size_t end = begin + out.shape(0);
+        const nb::gil_scoped_release released;
+        octavo::read_rows(parts_, begin, end, columns_, to, half, workers(threads));
+    }
+
+    std::size_t rows() const { return rows_; }
+    std::size_t columns() const { return columns_; }
 
 private:
     static constexpr std::size_t limit = std::size_t{1} << 31;
@@ -170,6 +207,36 @@ private:
     std::vector<nb::ndarray<nb::ro>> kept_;
 };
 
+// A product between memory that stays where it is: a call takes the number of vectors that are in use. It keeps its arrays
+// alive, and whoever makes it the product.
+class BoundProduct {
+public:
+    BoundProduct(const Product& product, Inputs inputs, Results out, std::size_t first, std::optional<Row> bias,
+                 const char* arithmetic)
+        : product_(product), inputs_(std::move(inputs)), out_(std::move(out)), bias_(std::move(bias)), first_(first),
+          arithmetic_(arithmetic_of(arithmetic)) {
+        require(inputs_.shape(1) == product.columns(), "the inputs do not fit the columns");
+        require(inputs_.shape(0) == out_.shape(0), "the buffers of a product differ in size");
+        require(first <= out_.shape(1) && product.rows() <= out_.shape(1) - first, "the output does not fit the rows");
+        require(!bias_ || bias_->shape(0) == product.rows(), "the bias does not fit the rows");
+    }
+
+    void call(std::int64_t vectors, std::int64_t threads) const {
+        require(0 <= vectors && static_cast<std::size_t>(vectors) <= inputs_.shape(0), "there are not so many rows");
+        if (vectors == 0) return;
+        product_.run({inputs_.data(), Kind::float32, static_cast<std::size_t>(vectors), inputs_.shape(1)},
+                     {out_.data() + first_, out_.shape(1), bias_ ? bias_->data() : nullptr}, threads, arithmetic_);
+    }
+
+private:
+    const Product& product_;
+    Inputs inputs_;
+    Results out_;
+    std::optional<Row> bias_;
+    std::size_t first_;
+    octavo::Arithmetic arithmetic_;
+};
+
 auto given(const char* name) { return nb::arg(name).noconvert(); }
 
 }  // namespace
@@ -185,6 +252,14 @@ void bind_product(nb::module_& module) {
              given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_zeros", &Product::add_zeros, given("columns"))
         .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
+        .def_prop_ro("columns", &Product::columns)
+        .def("rows", &Product::rows_of, given("index"), given("out"))
+        .def("dense", &Product::dense, nb::arg("begin"), given("out"), nb::arg("threads"))
         .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),
-             nb::arg("portable") = false);
+             nb::arg("arithmetic"));
+    nb::class_<BoundProduct>(module, "BoundProduct")
+        .def(nb::init<const Product&, Inputs, Results, std::size_t, std::optional<Row>, const char*>(),
+             nb::keep_alive<1, 2>(), nb::arg("product"), given("inputs"), given("out"), nb::arg("first"),
+             given("bias").none(), nb::arg("arithmetic"))
+        .def("__call__", &BoundProduct::call, nb::arg("rows"), nb::arg("threads"));
 }

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <vector>
 
+#include "bytes.hpp"
 #include "generic.hpp"
 #include "lanes.hpp"
 #include "product.hpp"
@@ -19,31 +21,36 @@ public:
     }
 
     void add(const Task& task) const override {
-        static thread_local std::vector<std::uint8_t> codes;
-        static thread_local std::vector<float> row_values;
-        codes.resize(row_codes_ + 2 * max_digits);
-        row_values.assign(pitch(Order::plain), 0.0f);
-        for (std::size_t row = task.begin; row < task.end; ++row) {
-            const std::size_t flat = row * row_codes_, group = flat / layout_.digits, early = flat % layout_.digits;
-            // Up to the end of a group, which only the last of all may lack.
-            const std::size_t groups = (early + taken.count + layout_.digits - 1) / layout_.digits;
-            const std::size_t left = rows_ * row_codes_ - group * layout_.digits;
-            unpack_codes(layout_, packed_ + group * layout_.bytes, std::min(groups * layout_.digits, left),
-                         codes.data());
-            for (std::size_t index = 0; index < scales_.blocks; ++index) {
-                // A block may be as large as the largest integer; its end is not computed where it lies beyond the row.
-                const std::size_t start = index * scales_.block;
-                const std::size_t length =
-                    index + 1 == scales_.blocks ? taken.count - start : scales_.block;
-                task.loops->values(codes.data() + early + start, length, values_, layout_.levels,
-                                   scales_.at(row, index), row_values.data() + start);
-            }
-            task.loops->dot(row_values.data(), row_values.size(), task.inputs, task.pitch, task.batch, task.out + row,
-                            task.out_pitch);
-        }
+        for (std::size_t row = task.begin; row < task.end; ++row)
+            task.loops->dot(row_values(row, *task.loops), pitch(Order::plain), task.inputs, task.pitch, task.batch,
+                            task.out + row, task.out_pitch);
     }
 
+    void add_row(std::size_t row, float* out) const override { scatter(row_values(row, choose_loops(false)), out); }
+
     std::size_t weights() const override { return rows_ * taken.count; }
+
+private:
+    // Values of one row, with zeros up to the pitch; they lie where the next call of this thread puts its own.
+    const float* row_values(std::size_t row, const Loops& loops) const {
+        static thread_local std::vector<std::uint8_t> codes;
+        static thread_local std::vector<float> values;
+        codes.resize(row_codes_ + 2 * max_digits);
+        values.assign(pitch(Order::plain), 0.0f);
+        const std::size_t flat = row * row_codes_, group = flat / layout_.digits, early = flat % layout_.digits;
+        // Up to the end of a group, which only the last of all may lack.
+        const std::size_t groups = (early + taken.count + layout_.digits - 1) / layout_.digits;
+        const std::size_t left = rows_ * row_codes_ - group * layout_.digits;
+        unpack_codes(layout_, packed_ + group * layout_.bytes, std::min(groups * layout_.digits, left), codes.data());
+        for (std::size_t index = 0; index < scales_.blocks; ++index) {
+            // A block may be as large as the largest integer; its end is not computed where it lies beyond the row.
+            const std::size_t start = index * scales_.block;
+            const std::size_t length = index + 1 == scales_.blocks ? taken.count - start : scales_.block;
+            loops.values(codes.data() + early + start, length, values_, layout_.levels, scales_.at(row, index),
+                         values.data() + start);
+        }
+        return values.data();
+    }
 
 protected:
     const std::uint8_t* packed_;
@@ -66,7 +73,10 @@ public:
         generic::narrow_bfloat16(values_, max_levels, narrow_);
         generic::widen_bfloat16(narrow_, max_levels, exact);
         exact_ = width >= least_narrow && taken.factors == nullptr && std::equal(exact, exact + max_levels, values_);
-        lanes_ = {packed, row_codes * layout.bytes / 8, width, values_, narrow_, scales, nullptr, nullptr, nullptr};
+        whole_ = std::all_of(values_, values_ + max_levels, [](float value) { return std::isfinite(value); });
+        if (whole_) byte_values_ = rounded_values(values_, layout.levels);
+        lanes_ = {packed, row_codes * layout.bytes / 8, width,   values_, narrow_, byte_values_.bytes,
+                  scales, nullptr,                      nullptr, nullptr};
         const std::size_t chunks = lanes_.chunks(), span = lane_span(width);
         const auto block_of = [&](std::size_t code) { return std::min(code / scales.block, scales.blocks - 1); };
         for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
@@ -82,23 +92,28 @@ public:
         lanes_.first = first_.data(), lanes_.present = present_.data(), lanes_.place = place_.data();
     }
 
-    Order order(Kind kind, bool portable) const override {
-        if (portable || !lanes_supported(false)) return Order::plain;
+    Order order(Kind kind, Arithmetic arithmetic) const override {
+        if (arithmetic == Arithmetic::portable || !lanes_supported(false)) return Order::plain;
+        if (arithmetic == Arithmetic::bytes && whole_ && bytes_supported()) return Order::byte_lanes;
         return kind == Kind::bfloat16 && exact_ && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
     }
 
     std::size_t pitch(Order order) const override {
+        if (order == Order::byte_lanes) return bytes_pitch(lanes_.width, lanes_.chunks());
         const std::size_t codes = lanes_.chunks() * lanes_.chunk_codes();
         return order == Order::narrow_lanes ? codes / 2 : codes;
     }
 
     void arrange(const float* plain, Order order, float* out) const override {
         if (order == Order::plain) return Part::arrange(plain, order, out);
+        if (order == Order::byte_lanes)
+            return bytes_arrange(lanes_.width, lanes_.chunks(), byte_values_.unit, plain, out);
         lanes_arrange(lanes_.width, lanes_.chunks(), order == Order::narrow_lanes, plain, out);
     }
 
     void add(const Task& task) const override {
         if (task.order == Order::plain) return CodesPart::add(task);
+        if (task.order == Order::byte_lanes) return bytes_add(lanes_, task);
         lanes_add(lanes_, task);
     }
 
@@ -108,7 +123,9 @@ private:
     std::vector<std::uint16_t> present_;
     std::vector<std::int32_t> place_;
     std::uint16_t narrow_[max_levels];
+    ByteValues byte_values_;
     bool exact_;  // bfloat16 inputs meet nothing but values that bfloat16 has
+    bool whole_;  // values can be rounded to bytes
 };
 
 #endif

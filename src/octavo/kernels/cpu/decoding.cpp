@@ -124,12 +124,18 @@ OCTAVO_INLINE void turned(const Attention& layer, const float* head, const float
     }
 }
 
+// Processors fetch no further than to the end of a page by themselves.
+OCTAVO_INLINE void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
+
 // scores[t] = query · key[t] of `count` tiles that follow each other in memory.
 template <std::size_t count>
 OCTAVO_INLINE void score(const float* query, const float* keys, std::size_t width, float scale, float* scores) {
     Vector found[count] = {};
     for (std::size_t i = 0; i < width; ++i)
-        for (std::size_t j = 0; j < count; ++j) found[j] += load(keys + (j * width + i) * tile) * query[i];
+        for (std::size_t j = 0; j < count; ++j) {
+            fetch(keys + ((count + j) * width + i) * tile);
+            found[j] += load(keys + (j * width + i) * tile) * query[i];
+        }
     for (std::size_t j = 0; j < count; ++j) store(scores + j * tile, found[j] * scale);
 }
 
@@ -138,55 +144,65 @@ template <std::size_t count>
 OCTAVO_INLINE void mix(const float* share, const float* values, std::size_t tokens, std::size_t padded, float* out) {
     Vector found[count] = {};
     for (std::size_t t = 0; t < tokens; ++t)
-        for (std::size_t j = 0; j < count; ++j) found[j] += load(values + t * padded + j * tile) * share[t];
+        for (std::size_t j = 0; j < count; ++j) {
+            fetch(values + (t + tile) * padded + j * tile);
+            found[j] += load(values + t * padded + j * tile) * share[t];
+        }
     for (std::size_t j = 0; j < count; ++j) store(out + j * tile, found[j]);
+}
+
+OCTAVO_INLINE void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position) {
+    const std::size_t width = layer.width, padded = layer.padded;
+    const std::size_t begin = (position / tile * width) * tile + position % tile;
+    for (std::size_t head = 0; head < layer.shared; ++head) {
+        const std::size_t place = slot * layer.shared + head;
+        float* const keys = layer.keys + place * layer.tiles * width * tile + begin;
+        float* const values = layer.values + (place * layer.tiles * tile + position) * padded;
+        // What is turned lies in the value's memory until it is scattered; a value is never narrower.
+        turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, values);
+        for (std::size_t i = 0; i < width; ++i) keys[i * tile] = values[i];
+        const float* const value = found + (layer.heads + layer.shared + head) * width;
+        for (std::size_t i = 0; i < padded; ++i) values[i] = i < width ? value[i] : 0.0f;
+    }
 }
 
 OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
                           std::size_t position, float* scratch, float* out) {
-    const std::size_t width = layer.width, padded = layer.padded, share = layer.heads / layer.shared;
-    const std::size_t place = slot * layer.shared + head;
-    float* const keys = layer.keys + place * layer.tiles * width * tile;
-    float* const values = layer.values + place * layer.tiles * tile * padded;
+    const std::size_t width = layer.width, padded = layer.padded;
+    const std::size_t place = slot * layer.shared + head / (layer.heads / layer.shared);
+    const float* const keys = layer.keys + place * layer.tiles * width * tile;
+    const float* const values = layer.values + place * layer.tiles * tile * padded;
     float *const scores = scratch, *const mixed = scratch + layer.tiles * tile;
-
-    turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, mixed);
-    for (std::size_t i = 0; i < width; ++i)
-        keys[(position / tile * width + i) * tile + position % tile] = mixed[i];
-    const float* const value = found + (layer.heads + layer.shared + head) * width;
-    for (std::size_t i = 0; i < padded; ++i) values[position * padded + i] = i < width ? value[i] : 0.0f;
 
     const std::size_t end = position + 1;
     const std::size_t begin = layer.window != 0 && end > layer.window ? end - layer.window : 0;
     const std::size_t first = begin / tile, last = position / tile + 1;
     const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-    for (std::size_t query = head * share; query < (head + 1) * share; ++query) {
-        turned(layer, found + query * width, layer.query_norm, position, mixed);
-        std::size_t t = first;
-        for (; t + 4 <= last; t += 4) score<4>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
-        for (; t < last; ++t) score<1>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
-        for (std::size_t i = first * tile; i < begin; ++i) scores[i] = -__builtin_inff();
-        for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
-        Vector peak = load(scores + first * tile);
-        for (t = first + 1; t < last; ++t) {
-            const Vector next = load(scores + t * tile);
-            peak = next > peak ? next : peak;
-        }
-        const float largest = largest_of(peak);
-        for (t = first; t < last; ++t) store(scores + t * tile, exponential(load(scores + t * tile) - largest));
-        for (std::size_t i = first * tile; i < begin; ++i) scores[i] = 0.0f;
-        for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
-        Vector partial{};
-        for (t = first; t < last; ++t) partial += load(scores + t * tile);
-        const float total = sum_of(partial);
-        std::size_t channel = 0;
-        const float *share_of = scores + begin, *from = values + begin * padded;
-        for (; channel + 4 * tile <= padded; channel += 4 * tile)
-            mix<4>(share_of, from + channel, end - begin, padded, mixed + channel);
-        for (; channel < padded; channel += tile)
-            mix<1>(share_of, from + channel, end - begin, padded, mixed + channel);
-        for (std::size_t i = 0; i < width; ++i) out[query * width + i] = mixed[i] / total;
+    turned(layer, found + head * width, layer.query_norm, position, mixed);
+    std::size_t t = first;
+    for (; t + 4 <= last; t += 4) score<4>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
+    for (; t < last; ++t) score<1>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
+    for (std::size_t i = first * tile; i < begin; ++i) scores[i] = -__builtin_inff();
+    for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
+    Vector peak = load(scores + first * tile);
+    for (t = first + 1; t < last; ++t) {
+        const Vector next = load(scores + t * tile);
+        peak = next > peak ? next : peak;
     }
+    const float largest = largest_of(peak);
+    for (t = first; t < last; ++t) store(scores + t * tile, exponential(load(scores + t * tile) - largest));
+    for (std::size_t i = first * tile; i < begin; ++i) scores[i] = 0.0f;
+    for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
+    Vector partial{};
+    for (t = first; t < last; ++t) partial += load(scores + t * tile);
+    const float total = sum_of(partial);
+    std::size_t channel = 0;
+    const float *share_of = scores + begin, *from = values + begin * padded;
+    for (; channel + 4 * tile <= padded; channel += 4 * tile)
+        mix<4>(share_of, from + channel, end - begin, padded, mixed + channel);
+    for (; channel < padded; channel += tile)
+        mix<1>(share_of, from + channel, end - begin, padded, mixed + channel);
+    for (std::size_t i = 0; i < width; ++i) out[head * width + i] = mixed[i] / total;
 }
 
 OCTAVO_INLINE Vector load(const std::uint16_t* from) {
@@ -256,6 +272,10 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
                                     const float* weight, float epsilon, float* out) {                            \
         add_norm(rows, width, residual, delta, weight, epsilon, out);                                            \
     }                                                                                                            \
+    attributes void append_##name(const Attention& layer, const float* found, std::size_t slot,                  \
+                                  std::size_t position) {                                                        \
+        append(layer, found, slot, position);                                                                    \
+    }                                                                                                            \
     attributes void attend_##name(const Attention& layer, const float* found, std::size_t head, std::size_t slot, \
                                   std::size_t position, float* scratch, float* out) {                            \
         attend(layer, found, head, slot, position, scratch, out);                                                \
@@ -266,7 +286,7 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
     attributes void dense_##name(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {   \
         dense(product, begin, end, batch);                                                                       \
     }                                                                                                            \
-    constexpr DecodingLoops name##_loops{add_norm_##name, attend_##name, gate_##name, dense_##name};
+    constexpr DecodingLoops name##_loops{add_norm_##name, append_##name, attend_##name, gate_##name, dense_##name};
 
 OCTAVO_DECODING(plain, )
 #if defined(__x86_64__)

@@ -46,9 +46,11 @@ struct DecodingLoops {
     void (*add_norm)(std::size_t rows, std::size_t width, float* residual, const float* delta, const float* weight,
                      float epsilon, float* out);
 
-    // One token's key and value of one shared head into the cache, and the attention of the heads that share it.
-    // `found` holds queries, keys and values of the token, `out` its heads' channels; `scratch` as many floats as
-    // scratch_of says.
+    // One token's keys and values into the cache. `found` holds its queries, keys and values.
+    void (*append)(const Attention& layer, const float* found, std::size_t slot, std::size_t position);
+
+    // The attention of one of its heads, once its key is in the cache; `out` has its heads' channels, `scratch` as many
+    // floats as scratch_of says.
     void (*attend)(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
                    std::size_t position, float* scratch, float* out);
 

@@ -31,6 +31,7 @@ struct LanesCodes {
     int width;
     const float* values;           // of all 2^width codes, repeated up to 256
     const std::uint16_t* narrow;   // the same in bfloat16
+    const std::uint8_t* bytes;     // the same as ByteValues has them
     Factors scales;
 
     // Where the scales of a chunk's lanes lie: in the row from first[chunk] on, as many as the bits of present[chunk],

@@ -1,55 +1,15 @@
-#include "lanes.hpp"
+#include "chunks_avx512.hpp"
 
 #if OCTAVO_X86
 
-// GCC before 13 takes the undefined operand inside its own intrinsics for a mistake (its bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-
 #include <type_traits>
-
-#include "generic.hpp"
 
 // One target for all, so that functions inline into each other. The compiler never takes to bfloat16 by itself, so that
 // what is done in float32 runs without.
-#define OCTAVO_LAMBDA __attribute__((always_inline))
 #define OCTAVO_LANES __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")))
 
 namespace octavo {
 namespace {
-
-constexpr bool whole_lanes(int width) { return width == 1 || width == 2 || width == 4 || width == 8; }
-
-// Where the bits of lane i begin: a byte of the chunk, and a bit of it.
-struct Spread {
-    __m512i bytes, shifts;
-};
-
-template <int width, bool narrow>
-OCTAVO_LANES OCTAVO_INLINE Spread spread_of() {
-    alignas(64) std::uint8_t bytes[64];
-    alignas(64) std::uint16_t shifts[32];
-    constexpr int size = narrow ? 2 : 4;
-    constexpr int bits = static_cast<int>(lane_span(width)) * width * size / 4;
-    for (int lane = 0; lane < 64 / size; ++lane) {
-        for (int byte = 0; byte < size; ++byte)
-            bytes[lane * size + byte] = static_cast<std::uint8_t>(lane * bits / 8 + byte);
-        shifts[lane * size / 2] = static_cast<std::uint16_t>(lane * bits % 8);
-        if (!narrow) shifts[2 * lane + 1] = 0;
-    }
-    return {_mm512_load_si512(bytes), _mm512_load_si512(shifts)};
-}
-
-// The codes of a chunk, each lane's in its low bits.
-template <int width, bool narrow>
-OCTAVO_LANES OCTAVO_INLINE __m512i loaded(const std::uint8_t* from, __mmask64 present, const Spread& spread) {
-    __m512i word = _mm512_maskz_loadu_epi8(present, from);
-    if constexpr (!whole_lanes(width)) {
-        word = _mm512_permutexvar_epi8(spread.bytes, word);
-        word = narrow ? _mm512_srlv_epi16(word, spread.shifts) : _mm512_srlv_epi32(word, spread.shifts);
-    }
-    return word;
-}
 
 // Look-ups of the low bits of each lane in float32: a table of 16 or 32 entries is one instruction.
 template <int width>
@@ -110,21 +70,6 @@ struct Narrow {
         return found;
     }
 };
-
-// The scales of a chunk's lanes. `from` are those of the row's blocks.
-template <typename Scale>
-OCTAVO_LANES OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale* from, std::size_t chunk) {
-    const __mmask16 present = codes.present[chunk];
-    const __m512i place = _mm512_loadu_si512(codes.place + lanes_in_chunk * chunk);
-    if constexpr (sizeof(Scale) == 2) {
-        // The upper half of each lane is a bfloat16, the lower one zero.
-        const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
-        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, place, _mm512_castsi256_si512(found)));
-    } else {
-        const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
-        return _mm512_permutexvar_ps(place, found);
-    }
-}
 
 // Sums that take turns, so that a step does not wait for the one before it. Many vectors wait for none as it is, nor do
 // chunks that are summed up each by itself.
@@ -213,6 +158,7 @@ OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_
         for (int b = 0; b < batch; ++b) totals[b] = _mm512_load_ps(sums + static_cast<std::size_t>(b) * vector_sums);
         const auto add = [&](std::size_t chunk, __mmask64 present) OCTAVO_LANES OCTAVO_LAMBDA {
             const __m512i word = loaded<width, Steps::narrow>(from + chunk * bytes, present, steps.spread);
+            fetch_ahead(from + chunk * bytes);
             steps.run(word, x + chunk * each, task.pitch, parts);
             if constexpr (!one_block) {
                 const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
@@ -257,11 +203,6 @@ void add_width(const LanesCodes& codes, const Task& task) {
     if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
 }
 
-OCTAVO_LANES OCTAVO_INLINE __m512i each_lane(std::size_t span) {
-    return _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                              _mm512_set1_epi32(static_cast<int>(span)));
-}
-
 OCTAVO_LANES void arrange_wide(std::size_t span, std::size_t chunks, const float* plain, float* out) {
     const __m512i lanes = each_lane(span);
     for (std::size_t chunk = 0; chunk < chunks; ++chunk, plain += span * lanes_in_chunk)
@@ -294,8 +235,22 @@ void lanes_arrange(int width, std::size_t chunks, bool narrow, const float* plai
 }
 
 OCTAVO_LANES void lanes_sum(const float* sums, std::size_t rows, float* out) {
-    for (std::size_t row = 0; row < rows; ++row)
-        out[row] += _mm512_reduce_add_ps(_mm512_load_ps(sums + row * lanes_in_chunk));
+    const __m512i lane_of_row = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    std::size_t row = 0;
+    for (; row + 16 <= rows; row += 16) {
+        // Halves of lanes are exchanged and added, four times, until each lane has the sum of its row.
+        __m512 v[16];
+        for (std::size_t i = 0; i < 16; ++i) v[i] = _mm512_load_ps(sums + (row + i) * lanes_in_chunk);
+        for (int i = 0; i < 8; ++i)
+            v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_f32x4(v[i], v[i + 8], 0xEE));
+        for (int i = 0; i < 4; ++i)
+            v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_f32x4(v[i], v[i + 4], 0xDD));
+        for (int i = 0; i < 2; ++i)
+            v[i] = _mm512_add_ps(_mm512_shuffle_ps(v[i], v[i + 2], 0x44), _mm512_shuffle_ps(v[i], v[i + 2], 0xEE));
+        const __m512 found = _mm512_add_ps(_mm512_shuffle_ps(v[0], v[1], 0x88), _mm512_shuffle_ps(v[0], v[1], 0xDD));
+        _mm512_storeu_ps(out + row, _mm512_add_ps(_mm512_loadu_ps(out + row), _mm512_permutexvar_ps(lane_of_row, found)));
+    }
+    for (; row < rows; ++row) out[row] += _mm512_reduce_add_ps(_mm512_load_ps(sums + row * lanes_in_chunk));
 }
 
 void lanes_add(const LanesCodes& codes, const Task& task) {

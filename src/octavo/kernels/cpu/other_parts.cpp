@@ -16,19 +16,25 @@ public:
     }
 
     void add(const Task& task) const override {
-        static thread_local std::vector<float> values;
-        values.assign(pitch(Order::plain), 0.0f);
-        for (std::size_t row = task.begin; row < task.end; ++row) {
-            task.loops->grid_int16(codes_ + row * taken.count, taken.count, {points_.data(), half_}, row_step_[row],
-                                   ones_.data(), values.data());
-            task.loops->dot(values.data(), values.size(), task.inputs, task.pitch, task.batch, task.out + row,
-                            task.out_pitch);
-        }
+        for (std::size_t row = task.begin; row < task.end; ++row)
+            task.loops->dot(row_values(row, *task.loops), pitch(Order::plain), task.inputs, task.pitch, task.batch,
+                            task.out + row, task.out_pitch);
     }
+
+    void add_row(std::size_t row, float* out) const override { scatter(row_values(row, choose_loops(false)), out); }
 
     std::size_t weights() const override { return rows_ * taken.count; }
 
 private:
+    // Values of one row, with zeros up to the pitch; they lie where the next call of this thread puts its own.
+    const float* row_values(std::size_t row, const Loops& loops) const {
+        static thread_local std::vector<float> values;
+        values.assign(pitch(Order::plain), 0.0f);
+        loops.grid_int16(codes_ + row * taken.count, taken.count, {points_.data(), half_}, row_step_[row], ones_.data(),
+                         values.data());
+        return values.data();
+    }
+
     const std::int16_t* codes_;
     std::vector<float> points_;
     const float* row_step_;
@@ -49,6 +55,8 @@ public:
         }
     }
 
+    void add_row(std::size_t, float*) const override {}
+
     std::size_t weights() const override { return taken.count; }
 };
 
@@ -65,6 +73,10 @@ public:
                 for (std::size_t b = 0; b < task.batch; ++b)
                     task.out[b * task.out_pitch + row] += values_[i] * x[b * task.pitch];
             }
+    }
+
+    void add_row(std::size_t row, float* out) const override {
+        for (std::int64_t i = starts_[row]; i < starts_[row + 1]; ++i) out[columns_[i]] += values_[i];
     }
 
     std::size_t weights() const override { return static_cast<std::size_t>(starts_[rows_]); }

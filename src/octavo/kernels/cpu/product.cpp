@@ -11,9 +11,6 @@
 namespace octavo {
 namespace {
 
-// A second thread is called for no fewer multiplications than this.
-constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
-
 constexpr std::size_t largest_tile = 8192;
 
 // Rows of sums, a line of the cache each, that a tile of one vector has at most.
@@ -67,7 +64,7 @@ float Factors::at(std::size_t row, std::size_t index) const {
     return narrow ? widened(static_cast<const std::uint16_t*>(data)[place]) : static_cast<const float*>(data)[place];
 }
 
-Order Part::order(Kind, bool) const { return Order::plain; }
+Order Part::order(Kind, Arithmetic) const { return Order::plain; }
 
 std::size_t Part::pitch(Order) const { return rounded_up(taken.count, 16); }
 
@@ -79,21 +76,50 @@ std::size_t Part::prepared() const { return 0; }
 
 void Part::prepare(Order, float*) const {}
 
-void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, float* out, std::size_t threads,
-              bool portable) {
+void Part::scatter(const float* values, float* out) const {
+    for (std::size_t i = 0; i < taken.count; ++i) {
+        const float value = taken.factors == nullptr ? values[i] : values[i] * taken.factors[i];
+        out[taken.columns == nullptr ? i : static_cast<std::size_t>(taken.columns[i])] += value;
+    }
+}
+
+void read_row(const Parts& parts, std::size_t row, std::size_t columns, float* out) {
+    std::fill(out, out + columns, 0.0f);
+    for (const auto& part : parts) part->add_row(row, out);
+}
+
+void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size_t columns, void* out, bool narrow,
+               std::size_t threads) {
+    const Loops& loops = choose_loops(false);
+    // A weight takes as long as some multiplications.
+    in_team_ranges(end - begin, 1, 4 * columns, threads, [&](std::size_t first, std::size_t last) {
+        static thread_local std::vector<float> wide;
+        wide.resize(rounded_up(columns, lane));
+        for (std::size_t row = first; row < last; ++row) {
+            float* const to = static_cast<float*>(out) + row * columns;
+            read_row(parts, begin + row, columns, narrow ? wide.data() : to);
+            if (narrow)
+                loops.narrow_bfloat16(wide.data(), columns, static_cast<std::uint16_t*>(out) + row * columns);
+        }
+    });
+}
+
+void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const Outputs& outputs, std::size_t threads,
+              Arithmetic arithmetic) {
+    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable);
     static thread_local std::vector<float> kept;
     const std::size_t batch = inputs.batch;
     std::vector<Staged> staged;
     std::size_t size = 0, widest = 0, work = 0;
     bool lanes = false;
     for (const auto& part : parts) {
-        const Order order = part->order(inputs.kind, portable);
+        const Order order = part->order(inputs.kind, arithmetic);
         const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
         staged.push_back({part.get(), order, size, size + prepared, pitch});
         size += prepared + pitch * batch;
         widest = std::max(widest, part->pitch(Order::plain));
         work += part->weights() * batch;
-        lanes |= order == Order::lanes || order == Order::narrow_lanes;
+        lanes |= in_lanes(order);
     }
     float* const memory = memory_of(kept, size + widest);
     float* const plain = memory + size;
@@ -115,15 +141,20 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, float*
         for (std::size_t tile = next++; tile < tiles; tile = next++) {
             const std::size_t begin = tile * height, count = std::min(height, rows - begin);
             if (lanes) std::fill(sums, sums + batch * count * lanes_in_chunk, 0.0f);
-            for (std::size_t vector = 0; vector < batch; ++vector)
-                std::fill(out + vector * rows + begin, out + vector * rows + begin + count, 0.0f);
+            for (std::size_t vector = 0; vector < batch; ++vector) {
+                float* const out = outputs.data + vector * outputs.pitch + begin;
+                if (outputs.bias == nullptr)
+                    std::fill(out, out + count, 0.0f);
+                else
+                    std::copy(outputs.bias + begin, outputs.bias + begin + count, out);
+            }
             for (const Staged& each : staged)
                 each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch, begin, begin + count,
-                                out, rows, sums, each.order, &choose_loops(portable)});
+                                outputs.data, outputs.pitch, sums, each.order, &loops});
 #if OCTAVO_X86
             if (lanes)
                 for (std::size_t vector = 0; vector < batch; ++vector)
-                    lanes_sum(sums + vector * count * lanes_in_chunk, count, out + vector * rows + begin);
+                    lanes_sum(sums + vector * count * lanes_in_chunk, count, outputs.data + vector * outputs.pitch + begin);
 #endif
         }
     });

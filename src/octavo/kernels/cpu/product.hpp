@@ -44,9 +44,17 @@ struct Factors {
     float at(std::size_t row, std::size_t index) const;
 };
 
+// What products are computed in: float32 with the instructions that every processor has, or with all that this one has;
+// or whole numbers of eight bits wherever a part has such a path (bytes.hpp).
+enum class Arithmetic { portable, exact, bytes };
+
 // How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
-// register's lanes, float32 or bfloat16.
-enum class Order { plain, direct, lanes, narrow_lanes };
+// register's lanes, float32, bfloat16 or bytes.
+enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes };
+
+constexpr bool in_lanes(Order order) {
+    return order == Order::lanes || order == Order::narrow_lanes || order == Order::byte_lanes;
+}
 
 // Rows of outputs and the inputs for them. A vector of inputs takes `pitch` floats, of outputs `out_pitch`.
 struct Task {
@@ -68,7 +76,7 @@ public:
     virtual ~Part() = default;
 
     // The order for inputs of a kind; only `plain` where the loops must be portable.
-    virtual Order order(Kind, bool portable) const;
+    virtual Order order(Kind, Arithmetic) const;
 
     // Floats that the inputs of one vector take, a multiple of 16.
     virtual std::size_t pitch(Order order) const;
@@ -83,10 +91,17 @@ public:
     // Adds this part to the outputs of some rows; `begin` is a multiple of tile_unit.
     virtual void add(const Task& task) const = 0;
 
+    // Adds the weights of one row to a vector of all inputs' weights.
+    virtual void add_row(std::size_t row, float* out) const = 0;
+
     // Weights, for the balance of threads.
     virtual std::size_t weights() const = 0;
 
     const Taken taken;
+
+protected:
+    // Adds weights of the inputs taken to a vector of all inputs' weights.
+    void scatter(const float* values, float* out) const;
 };
 
 // Rows of a tile are a multiple of this.
@@ -94,9 +109,23 @@ constexpr std::size_t tile_unit = 16;
 
 using Parts = std::vector<std::unique_ptr<Part>>;
 
-// out [batch, rows] = inputs times the transpose of the sum of the parts.
-void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, float* out, std::size_t threads,
-              bool portable);
+// [batch, rows], a vector every `pitch` floats, that begin with a bias [rows] or, where that is null, with zero.
+struct Outputs {
+    float* data;
+    std::size_t pitch;
+    const float* bias;
+};
+
+// Outputs = bias + inputs times the transpose of the sum of the parts.
+void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const Outputs& outputs, std::size_t threads,
+              Arithmetic arithmetic);
+
+// out [columns] = the weights of one row.
+void read_row(const Parts& parts, std::size_t row, std::size_t columns, float* out);
+
+// out [end - begin, columns] = the weights of some rows, in float32 or, if narrow, bfloat16.
+void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size_t columns, void* out, bool narrow,
+               std::size_t threads);
 
 // Packed codes, `row_codes` a row, of which the first taken.count count; values[code] is finite for code 0.
 std::unique_ptr<Part> codes_part(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows,

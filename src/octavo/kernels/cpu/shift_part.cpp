@@ -28,11 +28,11 @@ public:
         : Part(taken), codes_(codes), stream_bytes_(stream_bytes), trellis_(trellis), curve_(curve), knots_(knots),
           rows_(rows), scales_(scales) {}
 
-    Order order(Kind, bool portable) const override {
+    Order order(Kind, Arithmetic arithmetic) const override {
 #if OCTAVO_X86
-        if (!portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
+        if (arithmetic != Arithmetic::portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
 #else
-        (void)portable;
+        (void)arithmetic;
 #endif
         return Order::plain;
     }
@@ -64,6 +64,22 @@ public:
                     task.out[b * task.out_pitch + task.begin + row] +=
                         scales_.at(task.begin + row, index) * sums[b * height + row];
         }
+    }
+
+    void add_row(std::size_t row, float* out) const override {
+        static thread_local std::vector<float> values;
+        values.resize(taken.count);
+        const std::size_t bit = row * trellis_.bits, mask = (std::size_t{1} << trellis_.window) - 1;
+        for (std::size_t column = 0; column < taken.count; ++column) {
+            std::uint32_t bytes = 0;
+            for (std::size_t i = 0; i < 4 && bit / 8 + i < stream_bytes_; ++i)
+                bytes |= std::uint32_t{codes_[column * stream_bytes_ + bit / 8 + i]} << 8 * i;
+            const float* const entry = trellis_.table + (bytes >> bit % 8 & mask);
+            values[column] = *entry;
+            if (curve_ != nullptr) plain_curve_values(curve_, knots_, entry, 1, values.data() + column);
+            values[column] *= scales_.at(row, std::min(column / scales_.block, scales_.blocks - 1));
+        }
+        scatter(values.data(), out);
     }
 
     std::size_t weights() const override { return dear * rows_ * taken.count; }

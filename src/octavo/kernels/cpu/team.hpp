@@ -1,6 +1,8 @@
 // Threads that stay: those of torch's own OpenMP where it can be found, so that the two never compete for a core.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <memory>
 
@@ -15,6 +17,24 @@ void in_team(std::size_t threads, const Work& work) {
     if (threads <= 1) return work();
     in_team(threads, [](void* argument) { (*static_cast<const Work*>(argument))(); },
             const_cast<void*>(static_cast<const void*>(std::addressof(work))));
+}
+
+// A team is called for no fewer multiplications a thread than this.
+constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
+
+// Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`; `weight` is the number of
+// multiplications of one of them.
+template <typename Work>
+void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std::size_t threads, const Work& work) {
+    const std::size_t units = (count + unit - 1) / unit;
+    const std::size_t most = std::min(units, count * weight / least_for_a_thread);
+    const std::size_t team = std::clamp<std::size_t>(threads, 1, std::max<std::size_t>(most, 1));
+    const std::size_t share = (units + team - 1) / team * unit;
+    std::atomic<std::size_t> next = 0;
+    in_team(team, [&] {
+        for (std::size_t begin = next++ * share; begin < count; begin = next++ * share)
+            work(begin, std::min(count, begin + share));
+    });
 }
 
 }  // namespace octavo

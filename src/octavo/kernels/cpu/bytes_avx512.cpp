@@ -1,0 +1,234 @@
+#include "bytes.hpp"
+
+#if OCTAVO_X86
+
+#include <cstring>
+#include <type_traits>
+
+#include "chunks_avx512.hpp"
+
+#define OCTAVO_BYTES __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
+
+namespace octavo {
+namespace {
+
+constexpr std::size_t products_in_lane = 4;
+
+constexpr std::size_t steps_of(int width) { return (lane_span(width) + products_in_lane - 1) / products_in_lane; }
+
+// Floats of a chunk's inputs: a byte each, then the scale of every lane, and what its sum begins with.
+constexpr std::size_t inputs_of(int width) { return 16 * steps_of(width) + 2 * lanes_in_chunk; }
+
+// The code of a lane that meets byte `byte` of step `step`. Codes of 1, 2 and 4 bits are reached by shifting the whole
+// lane, so that the four bytes of a step lie a byte apart.
+constexpr std::size_t code_of(int width, std::size_t step, std::size_t byte) {
+    const std::size_t apart = whole_lanes(width) ? 8 / static_cast<std::size_t>(width) : 1;
+    return apart == 1 ? products_in_lane * step + byte : apart * byte + step;
+}
+
+// The codes of every step in the low bits of bytes. What lies above them is left for the look-up to ignore.
+template <int width>
+struct Indices {
+    static constexpr bool shifted = whole_lanes(width);
+    __m512i offsets[shifted ? 1 : steps_of(width)];
+
+    OCTAVO_BYTES OCTAVO_INLINE Indices() {
+        if constexpr (!shifted) {
+            alignas(64) std::uint8_t bits[64];
+            for (std::size_t step = 0; step < steps_of(width); ++step) {
+                for (std::size_t i = 0; i < 64; ++i) {
+                    const std::size_t code = products_in_lane * step + i % 4;
+                    bits[i] = static_cast<std::uint8_t>(i % 8 / 4 * 32 + (code < lane_span(width) ? code * width : 0));
+                }
+                offsets[step] = _mm512_load_si512(bits);
+            }
+        }
+    }
+
+    OCTAVO_BYTES OCTAVO_INLINE __m512i operator()(__m512i word, std::size_t step) const {
+        if constexpr (shifted)
+            return _mm512_srli_epi32(word, static_cast<unsigned>(step) * width);
+        else
+            return _mm512_multishift_epi64_epi8(offsets[step], word);
+    }
+};
+
+// Look-ups by the low `width` bits of each byte: a table of 64 bytes is one instruction.
+template <int width>
+struct Lookup {
+    static constexpr int registers = width <= 6 ? 1 : 1 << (width - 6);
+    __m512i table[registers];
+
+    OCTAVO_BYTES OCTAVO_INLINE explicit Lookup(const std::uint8_t* values) {
+        for (int i = 0; i < registers; ++i) table[i] = _mm512_loadu_si512(values + 64 * i);
+    }
+
+    OCTAVO_BYTES OCTAVO_INLINE __m512i operator()(__m512i index) const {
+        if constexpr (width <= 6) return _mm512_permutexvar_epi8(index, table[0]);
+        if constexpr (width == 7) return _mm512_permutex2var_epi8(table[0], index, table[1]);
+        if constexpr (width == 8)
+            return _mm512_mask_mov_epi8(_mm512_permutex2var_epi8(table[0], index, table[1]), _mm512_movepi8_mask(index),
+                                        _mm512_permutex2var_epi8(table[2], index, table[3]));
+    }
+};
+
+// Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum.
+template <int width, int batch, typename Scale>
+OCTAVO_BYTES void add_rows(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    constexpr bool one_block = std::is_void_v<Scale>;
+    constexpr std::size_t steps = steps_of(width), each = inputs_of(width);
+    constexpr std::size_t bytes = lanes_in_chunk * lane_span(width) * width / 8;
+    constexpr __mmask64 whole = ~__mmask64{0} >> (64 - bytes);
+    const Spread spread = spread_of<width, false>();
+    const Indices<width> indices;
+    const Lookup<width> lookup(codes.bytes);
+    const std::size_t last = codes.chunks() - 1;
+    const __mmask64 rest = ~__mmask64{0} >> (64 - (codes.row_bytes - last * bytes));
+    const float* const inputs = task.inputs + vector * task.pitch;
+    const std::size_t height = task.end - task.begin, vector_sums = height * lanes_in_chunk;
+    for (std::size_t row = 0; row < height; ++row) {
+        const std::uint8_t* const from = codes.codes + (task.begin + row) * codes.row_bytes;
+        const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
+        float* const sums = task.sums + (vector * height + row) * lanes_in_chunk;
+        __m512 totals[batch];
+        for (int b = 0; b < batch; ++b)
+            totals[b] = one_block ? _mm512_setzero_ps() : _mm512_load_ps(sums + static_cast<std::size_t>(b) * vector_sums);
+        const auto add = [&](std::size_t chunk, __mmask64 present) __attribute__((always_inline)) OCTAVO_BYTES {
+            const __m512i word = loaded<width, false>(from + chunk * bytes, present, spread);
+            fetch_ahead(from + chunk * bytes);
+            const float* const x = inputs + chunk * each;
+            __m512i parts[batch];
+            for (int b = 0; b < batch; ++b)
+                parts[b] = _mm512_load_si512(x + static_cast<std::size_t>(b) * task.pitch + 16 * steps + lanes_in_chunk);
+#pragma GCC unroll 8
+            for (std::size_t step = 0; step < steps; ++step) {
+                const __m512i value = lookup(indices(word, step));
+                for (int b = 0; b < batch; ++b)
+                    parts[b] = _mm512_dpbusd_epi32(
+                        parts[b], value, _mm512_load_si512(x + static_cast<std::size_t>(b) * task.pitch + 16 * step));
+            }
+            __m512 scales;
+            if constexpr (!one_block)
+                scales = scales_of(codes, static_cast<const Scale*>(codes.scales.data) + first, chunk);
+            for (int b = 0; b < batch; ++b) {
+                __m512 scale = _mm512_load_ps(x + static_cast<std::size_t>(b) * task.pitch + 16 * steps);
+                if constexpr (!one_block) scale = _mm512_mul_ps(scale, scales);
+                totals[b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(parts[b]), scale, totals[b]);
+            }
+        };
+        for (std::size_t chunk = 0; chunk < last; ++chunk) add(chunk, whole);
+        add(last, rest);
+        for (int b = 0; b < batch; ++b) {
+            float* const to = sums + static_cast<std::size_t>(b) * vector_sums;
+            if constexpr (one_block) {
+                const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
+                totals[b] = _mm512_fmadd_ps(totals[b], scale, _mm512_load_ps(to));
+            }
+            _mm512_store_ps(to, totals[b]);
+        }
+    }
+}
+
+template <int width, int batch>
+void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
+    if (codes.scales.blocks == 1) return add_rows<width, batch, void>(codes, task, vector);
+    return codes.scales.narrow ? add_rows<width, batch, std::uint16_t>(codes, task, vector)
+                               : add_rows<width, batch, float>(codes, task, vector);
+}
+
+template <int width>
+void add_width(const LanesCodes& codes, const Task& task) {
+    std::size_t vector = 0;
+    for (; vector + 8 <= task.batch; vector += 8) add_vectors<width, 8>(codes, task, vector);
+    if (vector + 4 <= task.batch) add_vectors<width, 4>(codes, task, vector), vector += 4;
+    if (vector + 2 <= task.batch) add_vectors<width, 2>(codes, task, vector), vector += 2;
+    if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
+}
+
+// Bytes of `count` inputs, a multiple of inputs_in_block, and the scale of every block, times `unit`. A block with an
+// input that is no finite number has the scale NaN.
+OCTAVO_BYTES void narrow_inputs(const float* x, std::size_t count, float unit, std::int8_t* bytes, float* scales) {
+    constexpr float most = 127.0f, least = 1e-30f;  // blocks of smaller inputs count as zero: their steps underflow
+    for (std::size_t i = 0; i < count; i += inputs_in_block, ++scales) {
+        const __m512 low = _mm512_loadu_ps(x + i), high = _mm512_loadu_ps(x + i + 16);
+        const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+        const __m512 nothing = _mm512_setzero_ps();
+        const __m512 zeros = _mm512_fmadd_ps(low, nothing, _mm512_mul_ps(high, nothing));
+        const bool finite = _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q) == 0;
+        const bool some = finite && largest >= least;
+        *scales = finite ? (some ? largest / most * unit : 0.0f) : __builtin_nanf("");
+        const __m512 factor = _mm512_set1_ps(some ? most / largest : 0.0f);
+        const auto narrowed = [&](__m512 values) __attribute__((always_inline)) OCTAVO_BYTES {
+            return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, factor)));
+        };
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), finite ? narrowed(low) : _mm_setzero_si128());
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i + 16), finite ? narrowed(high) : _mm_setzero_si128());
+    }
+}
+
+template <int width>
+OCTAVO_BYTES void arrange(std::size_t chunks, const std::int8_t* bytes, const float* scales, float* out) {
+    constexpr std::size_t span = lane_span(width), steps = steps_of(width);
+    const __m512i lanes = each_lane(span), blocks = _mm512_srli_epi32(lanes, 5);
+    static_assert(inputs_in_block == 32);
+    for (std::size_t chunk = 0; chunk < chunks; ++chunk, out += inputs_of(width)) {
+        const std::int8_t* const from = bytes + chunk * lanes_in_chunk * span;
+        __m512i sums = _mm512_setzero_si512();
+        for (std::size_t step = 0; step < steps; ++step) {
+            __m512i found = _mm512_setzero_si512();
+            for (std::size_t byte = 0; byte < products_in_lane; ++byte) {
+                const std::size_t code = code_of(width, step, byte);
+                if (code >= span) continue;
+                const __m512i read = _mm512_i32gather_epi32(lanes, from + code, 1);
+                found = _mm512_mask_mov_epi8(found, 0x1111111111111111u << byte,
+                                             _mm512_slli_epi32(read, static_cast<unsigned>(8 * byte)));
+            }
+            _mm512_store_si512(out + 16 * step, found);
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(static_cast<char>(middle)), found);
+        }
+        _mm512_store_ps(out + 16 * steps,
+                        _mm512_i32gather_ps(blocks, scales + chunk * lanes_in_chunk * span / inputs_in_block, 4));
+        _mm512_store_si512(out + 16 * steps + lanes_in_chunk, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+    }
+}
+
+template <typename Run>
+void with_width(int width, const Run& run) {
+    switch (width) {
+        case 1: return run.template operator()<1>();
+        case 2: return run.template operator()<2>();
+        case 3: return run.template operator()<3>();
+        case 4: return run.template operator()<4>();
+        case 5: return run.template operator()<5>();
+        case 6: return run.template operator()<6>();
+        case 7: return run.template operator()<7>();
+        default: return run.template operator()<8>();
+    }
+}
+
+}  // namespace
+
+bool bytes_supported() {
+    static const bool supported = lanes_supported(false) && __builtin_cpu_supports("avx512vnni");
+    return supported;
+}
+
+std::size_t bytes_pitch(int width, std::size_t chunks) { return chunks * inputs_of(width); }
+
+void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain, float* out) {
+    static thread_local std::vector<std::int8_t> bytes;
+    static thread_local std::vector<float> scales;
+    const std::size_t count = chunks * lanes_in_chunk * lane_span(width);
+    bytes.resize(std::max(bytes.size(), count + 4));  // whole words are gathered
+    scales.resize(std::max(scales.size(), count / inputs_in_block));
+    narrow_inputs(plain, count, unit, bytes.data(), scales.data());
+    with_width(width, [&]<int bits>() { arrange<bits>(chunks, bytes.data(), scales.data(), out); });
+}
+
+void bytes_add(const LanesCodes& codes, const Task& task) {
+    with_width(codes.width, [&]<int bits>() { add_width<bits>(codes, task); });
+}
+
+}  // namespace octavo
+
+#endif

@@ -9,7 +9,7 @@ Speeds are millions of weights a second on all of torch's threads, the median of
 `quantize`, the search for a grid's step included, decoding is from the stored parts to float32. A point that decodes
 slower than 100 M weights/s is drawn hollow and does not count.
 
-    python benchmarks/rate_distortion.py                   all sources; five minutes on two cores
+    python benchmarks/rate_distortion.py                   all sources; ten minutes on two cores
     python benchmarks/rate_distortion.py --source normal   one of them
     python benchmarks/rate_distortion.py --table           tables and picture of the results that are kept
 """

@@ -82,6 +82,31 @@ def test_packed_weights_compute_with_their_values(fmt: str, tmp_path: Path, gene
     assert packed.nbytes < dense.nbytes
 
 
+@pytest.mark.parametrize("kind", ["llama 2", "qwen2", "qwen3"])
+def test_eight_bits_stay_near(kind: str, tmp_path: Path, generator: torch.Generator) -> None:
+    make(kind, tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed", Format.parse("int@8 b32 absmax:fp16"))
+    stored = open_stored(tmp_path / "packed")
+    exact, rounded = load_decoder(stored), load_decoder(stored, arithmetic="int8")
+    tokens = torch.randint(0, 61, (1, 40), generator=generator)
+    expected = exact.logits(tokens)[0]
+    cache = rounded.cache(1, 40)
+    step = DecodingStep(rounded, cache)
+    read = rounded.prefill(tokens[0, :20], cache)
+    made = [step([token], [0])[0].clone() for token in tokens[0, 20:].tolist()]
+    read_on = rounded.logits(tokens)[0]
+    size = (expected - expected.mean(-1, keepdim=True)).square().mean().sqrt()
+    for found, place in ((read[None], slice(19, 20)), (torch.stack(made), slice(20, 40)), (read_on, slice(0, 40))):
+        assert found.dtype == torch.float32
+        assert (found - expected[place]).square().mean().sqrt() < 0.05 * size
+
+
+def test_arithmetic_has_a_name(pair: tuple[Any, Decoder], tmp_path: Path) -> None:
+    pair[0].save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no arithmetic 'int4'"):
+        load_decoder(open_stored(tmp_path), arithmetic="int4")  # pyright: ignore[reportArgumentType]
+
+
 def test_bfloat16_stays_as_it_is_stored(tmp_path: Path, generator: torch.Generator) -> None:
     model, _ = make("qwen2", tmp_path)
     model.to(torch.bfloat16).save_pretrained(tmp_path)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+Mask = Tensor | Literal["causal"] | None
+"""True where a query sees a key; "causal" where each sees as many as have come, itself included; None for all."""
 
-def causal_mask(
-    queries: int, keys: int, window: int | None, device: torch.device | None = None
-) -> Bool[Tensor, "queries keys"] | None:
-    """Which keys the last `queries` of `keys` tokens see: those up to themselves, of a window the last so many.
 
-    Returns None where each sees all keys.
-    """
-    if queries == 1 and (window is None or window >= keys):
-        return None
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device | None = None) -> Mask:
+    """Which keys the last `queries` of `keys` tokens see: those up to themselves, of a window the last so many."""
+    if window is None or window >= keys:
+        if queries == 1:
+            return None
+        if queries == keys:
+            return "causal"
     place = torch.arange(keys, device=device)
     own = place[keys - queries :, None]
     seen = place <= own
@@ -27,19 +30,22 @@ def attend(
     queries: Float[Tensor, "batch heads tokens width"],
     keys: Float[Tensor, "batch shared seen width"],
     values: Float[Tensor, "batch shared seen width"],
-    mask: Bool[Tensor, "*#batch tokens seen"] | None,
+    mask: Mask,
 ) -> Float[Tensor, "batch tokens channels"]:
     """Softmax attention, scaled by 1/√width, every key-value head shared by heads / shared query heads.
 
     Args:
         queries, keys, values: rotated already.
-        mask: True where a query sees a key; None lets all see all.
+        mask: who sees whom, [*batch, tokens, seen] where it is a tensor.
     """
     batch, heads, tokens, width = queries.shape
     share = heads // keys.shape[1]
     if share > 1:
         keys, values = keys.repeat_interleave(share, dim=1), values.repeat_interleave(share, dim=1)
-    if mask is not None and mask.ndim == 3:
+    if isinstance(mask, Tensor) and mask.ndim == 3:
         mask = mask[:, None]
-    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    if isinstance(mask, str):
+        found = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    else:
+        found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return found.transpose(1, 2).reshape(batch, tokens, heads * width)

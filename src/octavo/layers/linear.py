@@ -29,20 +29,19 @@ Product = Callable[[Tensor], Tensor]
 
 def _packed(packed: Packed, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]) -> Tensor:
     if len(inputs) > FEW:
-        return _by_slabs(packed, weight, arithmetic, inputs)
+        return _by_slabs(packed, weight, inputs)
     return packed(exact(inputs), arithmetic).to(inputs.dtype)
 
 
 def _by_slabs(
-    packed: Packed | None, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]
+    packed: Packed | None, weight: Weight, inputs: Float[Tensor, "batch columns"]
 ) -> Float[Tensor, "batch rows"]:
-    given = inputs.bfloat16() if arithmetic == "int8" else inputs
-    if isinstance(weight, Tensor) and weight.dtype == given.dtype:
-        return F.linear(given, weight).to(inputs.dtype)
+    if isinstance(weight, Tensor) and weight.dtype == inputs.dtype:
+        return F.linear(inputs, weight)
     found = torch.empty(len(inputs), weight.shape[0], dtype=inputs.dtype, device=inputs.device)
     start = 0
-    for slab in _slabs(packed, weight, given.dtype):
-        found[:, start : start + len(slab)] = F.linear(given, slab)
+    for slab in _slabs(packed, weight, inputs.dtype):
+        found[:, start : start + len(slab)] = F.linear(inputs, slab)
         start += len(slab)
     return found
 
@@ -70,7 +69,7 @@ class Linear:
     Attributes:
         pieces: the matrices, in order.
         bias: of all rows; None for none.
-        arithmetic: of products; "int8" multiplies many rows, as of a prompt, in bfloat16.
+        arithmetic: of products of few rows with packed pieces; many rows are multiplied in their own dtype.
     """
 
     pieces: tuple[Weight, ...]
@@ -84,9 +83,7 @@ class Linear:
     @cached_property
     def _products(self) -> tuple[Product, ...]:
         return tuple(
-            partial(_by_slabs, None, piece, self.arithmetic)
-            if packed is None
-            else partial(_packed, packed, piece, self.arithmetic)
+            partial(_by_slabs, None, piece) if packed is None else partial(_packed, packed, piece, self.arithmetic)
             for packed, piece in zip(self._fused, self.pieces, strict=True)
         )
 
@@ -95,7 +92,7 @@ class Linear:
         found = [product(flat) for product in self._products]
         outputs = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
         if self.bias is not None:
-            outputs = outputs + self.bias
+            outputs = outputs + self.bias.to(outputs.dtype)
         return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
     def between(

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from octavo.base.errors import ModelError
-from octavo.layers.attention import attend, causal_mask
+from octavo.layers.attention import Mask, attend, causal_mask
 from octavo.layers.embedding import Embedding
 from octavo.layers.linear import Linear, nbytes
 from octavo.layers.normalization import rms_norm
@@ -60,6 +60,7 @@ class Decoder:
         norm: of the residual stream, before the head.
         head: from the residual stream to logits.
         dtype: what is computed in.
+        prompt_dtype: what products and attention over many tokens are computed in.
         device: where.
     """
 
@@ -69,6 +70,7 @@ class Decoder:
     norm: Float[Tensor, " hidden"]
     head: Linear
     dtype: torch.dtype
+    prompt_dtype: torch.dtype
     device: torch.device
 
     def cache(self, slots: int, context: int) -> StaticCache:
@@ -156,32 +158,33 @@ class Decoder:
         hidden = self.embedding(tokens.to(self.device), self.dtype)
         for number, layer in enumerate(self.layers):
             hidden = hidden + self._attention(number, layer, hidden, cache, slots, masks[layer.window])
-            gate, up = layer.inner(rms_norm(hidden, layer.inner_norm, self.config.epsilon)).chunk(2, dim=-1)
+            normed = rms_norm(hidden, layer.inner_norm, self.config.epsilon).to(self.prompt_dtype)
+            gate, up = layer.inner(normed).chunk(2, dim=-1)
             hidden = hidden + layer.down(F.silu(gate) * up)
         for slot in slots:
             cache.lengths[slot] = stop
         return hidden
 
     def _attention(
-        self, number: int, layer: Layer, hidden: Tensor, cache: StaticCache, slots: range, mask: Tensor | None
+        self, number: int, layer: Layer, hidden: Tensor, cache: StaticCache, slots: range, mask: Mask
     ) -> Tensor:
         config = self.config
         batch, length, _ = hidden.shape
         start = cache.lengths[slots[0]]
-        found = layer.attention(rms_norm(hidden, layer.attention_norm, config.epsilon))
+        found = layer.attention(rms_norm(hidden, layer.attention_norm, config.epsilon).to(self.prompt_dtype))
         heads = found.view(batch, length, -1, config.rotary.width).transpose(1, 2)
         queries, keys, values = heads.split([config.heads, config.shared_heads, config.shared_heads], dim=1)
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries = rms_norm(queries, layer.query_norm, config.epsilon)
-            keys = rms_norm(keys, layer.key_norm, config.epsilon)
-        turn = (table[start : start + length].to(self.dtype) for table in (cache.cosine, cache.sine))
+            queries = rms_norm(queries, layer.query_norm, config.epsilon).to(self.prompt_dtype)
+            keys = rms_norm(keys, layer.key_norm, config.epsilon).to(self.prompt_dtype)
+        turn = (table[start : start + length].to(self.prompt_dtype) for table in (cache.cosine, cache.sine))
         cosine, sine = turn
         queries, keys = rotate(queries, cosine, sine), rotate(keys, cosine, sine)
         for row, slot in enumerate(slots):
             cache.write(number, slot, start, keys[row], values[row])
         if start:
             read = [cache.read(number, slot, start + length) for slot in slots]
-            keys, values = (torch.stack(both) for both in zip(*read, strict=True))
+            keys, values = (torch.stack(both).to(self.prompt_dtype) for both in zip(*read, strict=True))
         return layer.output(attend(queries, keys, values, mask))
 
 

@@ -54,7 +54,7 @@ def load_decoder(
         weights: the checkpoint.
         dtype: of what is dense, and to compute in; matrices in bfloat16 stay so on a CPU that computes in float32.
         device: where to.
-        arithmetic: of products with packed matrices (octavo.kernels.product). "int8" also reads prompts in bfloat16.
+        arithmetic: of products with packed matrices (octavo.kernels.product). With "int8" prompts are read in bfloat16.
 
     Raises:
         ModelError: another architecture, sizes that make no sense, layers that round or transform their inputs, or an
@@ -96,7 +96,8 @@ def load_decoder(
     tied = config.tied and to_huggingface("head.weight") not in weights.names
     head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),), arithmetic=arithmetic)
     reader.check_all_read()
-    return Decoder(config, Embedding(embedding), tuple(layers), norm, head, dtype, torch.device(device))
+    prompt_dtype = torch.bfloat16 if arithmetic == "int8" else dtype
+    return Decoder(config, Embedding(embedding), tuple(layers), norm, head, dtype, prompt_dtype, torch.device(device))
 
 
 class _Reader:

@@ -67,7 +67,7 @@ class StaticCache:
         stop = start + keys.shape[1]
         place = torch.arange(start, stop, device=keys.device)
         # [shared, tiles, 16, width]
-        self.keys[layer, slot].transpose(2, 3)[:, place // TILE, place % TILE] = keys
+        self.keys[layer, slot].transpose(2, 3)[:, place // TILE, place % TILE] = keys.to(self.keys.dtype)
         self.values[layer, slot, :, start:stop, : self.width] = values
         self.values[layer, slot, :, start:stop, self.width :] = 0
 

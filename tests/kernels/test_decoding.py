@@ -157,14 +157,22 @@ def by_reference(given: dict[str, Any]) -> torch.Tensor:
 
 @BUILT
 @BOTH
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("width", "share", "norms", "window"),
     [(12, 1, False, None), (64, 3, True, 20), (16, 2, True, 1), (80, 1, False, 33)],
 )
 def test_attention_agrees(
-    width: int, share: int, norms: bool, window: int | None, portable: bool, generator: torch.Generator
+    width: int,
+    share: int,
+    norms: bool,
+    window: int | None,
+    kept: torch.dtype,
+    portable: bool,
+    generator: torch.Generator,
 ) -> None:
     given = attention(generator, width, share, norms, window)
+    given |= {name: given[name].to(kept) for name in ("keys", "values")}
     twin = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in given.items()}
     native.attend(**given, portable=portable)(3)
     assert same(given["out"], by_reference(twin))

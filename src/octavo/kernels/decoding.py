@@ -75,8 +75,8 @@ def attend(
     positions: Int64[Tensor, " rows"],
     cosine: Float32[Tensor, "positions half"],
     sine: Float32[Tensor, "positions half"],
-    keys: Float32[Tensor, "slots shared tiles width 16"],
-    values: Float32[Tensor, "slots shared tokens padded"],
+    keys: Float[Tensor, "slots shared tiles width 16"],
+    values: Float[Tensor, "slots shared tokens padded"],
     query_norm: Float32[Tensor, " width"] | None,
     key_norm: Float32[Tensor, " width"] | None,
     window: int | None,
@@ -89,7 +89,7 @@ def attend(
         found: queries, keys and values of each row's token.
         slots, positions: of the tokens; read at each call.
         cosine, sine: of the turns of all positions.
-        keys, values: the cache of the layer (octavo.models.static_cache).
+        keys, values: the cache of the layer (octavo.models.static_cache), float32 or bfloat16.
         query_norm, key_norm: weights of the heads' norms, with `epsilon`; None for none.
         window: tokens that are seen; None for all.
         epsilon: of these norms.

@@ -60,7 +60,7 @@ class Decoder:
         norm: of the residual stream, before the head.
         head: from the residual stream to logits.
         dtype: what is computed in.
-        prompt_dtype: what products and attention over many tokens are computed in.
+        prompt_dtype: what products and attention over many tokens are computed in, and keys and values are kept in.
         device: where.
     """
 
@@ -84,7 +84,7 @@ class Decoder:
                 f"{slots} sequences of {context} tokens do not suit a model with a context of {self.config.context}",
                 "ask for fewer tokens",
             )
-        return StaticCache(self.config, slots, context, self.dtype, self.device)
+        return StaticCache(self.config, slots, context, self.prompt_dtype, self.device)
 
     @torch.inference_mode()
     def logits(
@@ -151,7 +151,7 @@ class Decoder:
                 f"{length} tokens after {start} do not fit a context of {cache.context}", "give a shorter text"
             )
         stop = start + length
-        masks = {
+        masks: dict[int | None, Mask] = {
             window: causal_mask(length, stop, window, self.device) if mask is None else mask
             for window in {layer.window for layer in self.layers}
         }

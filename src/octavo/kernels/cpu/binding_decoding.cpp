@@ -24,14 +24,20 @@ using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::c
 using MatrixOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weight = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Keys = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
-using Values = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Keys = nb::ndarray<nb::ndim<5>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* problem) {
     if (!condition) throw std::invalid_argument(problem);
 }
 
 std::size_t workers(std::int64_t threads) { return static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)); }
+
+bool narrow(nb::dlpack::dtype kind) {
+    const bool is = kind.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && kind.bits == 16;
+    require(is || kind == nb::dtype<float>(), "buffers are float32 or bfloat16");
+    return is;
+}
 
 std::size_t checked_rows(std::int64_t rows, std::size_t most) {
     require(0 <= rows && static_cast<std::size_t>(rows) <= most, "there are not so many rows");
@@ -94,14 +100,11 @@ class DenseProduct {
           inputs_(std::move(inputs)),
           out_(std::move(out)),
           loops_(octavo::choose_decoding(portable)) {
-        const auto kind = weight_.dtype();
-        const bool narrow = kind.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && kind.bits == 16;
-        require(narrow || kind == nb::dtype<float>(), "weights are float32 or bfloat16");
         require(weight_.shape(1) == inputs_.shape(1) && weight_.shape(0) == out_.shape(1),
                 "the weight does not fit its buffers");
         require(inputs_.shape(0) == out_.shape(0), "the buffers of a product differ in size");
         require(!bias_ || bias_->shape(0) == weight_.shape(0), "the bias does not fit the weight");
-        product_ = {weight_.data(), narrow,         weight_.shape(0), weight_.shape(1), bias_ ? bias_->data() : nullptr,
+        product_ = {weight_.data(), narrow(weight_.dtype()), weight_.shape(0), weight_.shape(1), bias_ ? bias_->data() : nullptr,
                     inputs_.data(), out_.data()};
     }
 
@@ -143,6 +146,7 @@ class Attend {
         require(values_.shape(0) == keys_.shape(0) && values_.shape(1) == shared &&
                     values_.shape(2) == tiles * octavo::tile && values_.shape(3) == padded,
                 "the values do not fit the keys");
+        require(keys_.dtype() == values_.dtype(), "keys and values differ in dtype");
         require(cosine_.shape(1) == width / 2 && sine_.shape(1) == width / 2 && cosine_.shape(0) == sine_.shape(0) &&
                     cosine_.shape(0) <= tiles * octavo::tile,
                 "the turns do not fit the keys");
@@ -168,7 +172,8 @@ class Attend {
                   cosine_.data(),
                   sine_.data(),
                   keys_.data(),
-                  values_.data()};
+                  values_.data(),
+                  narrow(keys_.dtype())};
     }
 
     void call(std::int64_t rows, std::int64_t threads) const {
@@ -183,17 +188,20 @@ class Attend {
         if (layer_.window != 0) longest = std::min(longest, layer_.window);
         const std::int64_t *slots = slots_.data(), *positions = positions_.data();
         const nb::gil_scoped_release released;
+        const auto scratch = [this] {
+            static thread_local std::vector<float> kept;
+            kept.resize(std::max(kept.size(), octavo::scratch_of(layer_)));
+            return kept.data();
+        };
         for (std::size_t row = 0; row < count; ++row)
             loops_.append(layer_, found_.data() + row * layer_.row(), static_cast<std::size_t>(slots[row]),
-                          static_cast<std::size_t>(positions[row]));
+                          static_cast<std::size_t>(positions[row]), scratch());
         const std::size_t weight = 2 * longest * layer_.width;
         octavo::in_team_ranges(count * layer_.heads, 1, weight, workers(threads), [&](std::size_t begin, std::size_t end) {
-            static thread_local std::vector<float> scratch;
-            scratch.resize(std::max(scratch.size(), octavo::scratch_of(layer_)));
             for (std::size_t i = begin; i < end; ++i) {
                 const std::size_t row = i / layer_.heads, head = i % layer_.heads;
                 loops_.attend(layer_, found_.data() + row * layer_.row(), head, static_cast<std::size_t>(slots[row]),
-                              static_cast<std::size_t>(positions[row]), scratch.data(),
+                              static_cast<std::size_t>(positions[row]), scratch(),
                               out_.data() + row * layer_.heads * layer_.width);
             }
         });

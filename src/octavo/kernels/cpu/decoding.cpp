@@ -3,12 +3,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "generic.hpp"
+
 // Vectors are passed between functions that are always inlined, so that no calling convention is involved.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
-
-#define OCTAVO_INLINE inline __attribute__((always_inline))
 
 namespace octavo {
 namespace {
@@ -21,6 +21,15 @@ using Narrow = std::uint16_t __attribute__((vector_size(2 * tile)));
 OCTAVO_INLINE Vector load(const float* from) {
     Vector vector;
     std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+OCTAVO_INLINE Vector load(const std::uint16_t* from) {
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
+    Vector vector;
+    std::memcpy(&vector, &bits, sizeof vector);
     return vector;
 }
 
@@ -124,12 +133,15 @@ OCTAVO_INLINE void turned(const Attention& layer, const float* head, const float
     }
 }
 
+OCTAVO_INLINE void keep(float value, float* to) { *to = value; }
+OCTAVO_INLINE void keep(float value, std::uint16_t* to) { generic::narrow_bfloat16(&value, 1, to); }
+
 // Processors fetch no further than to the end of a page by themselves.
-OCTAVO_INLINE void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
+OCTAVO_INLINE void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
 
 // scores[t] = query · key[t] of `count` tiles that follow each other in memory.
-template <std::size_t count>
-OCTAVO_INLINE void score(const float* query, const float* keys, std::size_t width, float scale, float* scores) {
+template <std::size_t count, typename Stored>
+OCTAVO_INLINE void score(const float* query, const Stored* keys, std::size_t width, float scale, float* scores) {
     Vector found[count] = {};
     for (std::size_t i = 0; i < width; ++i)
         for (std::size_t j = 0; j < count; ++j) {
@@ -140,8 +152,8 @@ OCTAVO_INLINE void score(const float* query, const float* keys, std::size_t widt
 }
 
 // out = sum of share[t] * value[t] over `tokens`, of count * tile channels.
-template <std::size_t count>
-OCTAVO_INLINE void mix(const float* share, const float* values, std::size_t tokens, std::size_t padded, float* out) {
+template <std::size_t count, typename Stored>
+OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tokens, std::size_t padded, float* out) {
     Vector found[count] = {};
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t j = 0; j < count; ++j) {
@@ -151,27 +163,37 @@ OCTAVO_INLINE void mix(const float* share, const float* values, std::size_t toke
     for (std::size_t j = 0; j < count; ++j) store(out + j * tile, found[j]);
 }
 
-OCTAVO_INLINE void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position) {
+template <typename Stored>
+OCTAVO_INLINE void append_to(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
+                             float* scratch) {
     const std::size_t width = layer.width, padded = layer.padded;
     const std::size_t begin = (position / tile * width) * tile + position % tile;
     for (std::size_t head = 0; head < layer.shared; ++head) {
         const std::size_t place = slot * layer.shared + head;
-        float* const keys = layer.keys + place * layer.tiles * width * tile + begin;
-        float* const values = layer.values + (place * layer.tiles * tile + position) * padded;
-        // What is turned lies in the value's memory until it is scattered; a value is never narrower.
-        turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, values);
-        for (std::size_t i = 0; i < width; ++i) keys[i * tile] = values[i];
+        Stored* const keys = static_cast<Stored*>(layer.keys) + place * layer.tiles * width * tile + begin;
+        Stored* const values = static_cast<Stored*>(layer.values) + (place * layer.tiles * tile + position) * padded;
+        turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, scratch);
+        for (std::size_t i = 0; i < width; ++i) keep(scratch[i], keys + i * tile);
         const float* const value = found + (layer.heads + layer.shared + head) * width;
-        for (std::size_t i = 0; i < padded; ++i) values[i] = i < width ? value[i] : 0.0f;
+        for (std::size_t i = 0; i < padded; ++i) keep(i < width ? value[i] : 0.0f, values + i);
     }
 }
 
-OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
-                          std::size_t position, float* scratch, float* out) {
+OCTAVO_INLINE void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
+                          float* scratch) {
+    if (layer.narrow)
+        append_to<std::uint16_t>(layer, found, slot, position, scratch);
+    else
+        append_to<float>(layer, found, slot, position, scratch);
+}
+
+template <typename Stored>
+OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
+                             std::size_t position, float* scratch, float* out) {
     const std::size_t width = layer.width, padded = layer.padded;
     const std::size_t place = slot * layer.shared + head / (layer.heads / layer.shared);
-    const float* const keys = layer.keys + place * layer.tiles * width * tile;
-    const float* const values = layer.values + place * layer.tiles * tile * padded;
+    const Stored* const keys = static_cast<const Stored*>(layer.keys) + place * layer.tiles * width * tile;
+    const Stored* const values = static_cast<const Stored*>(layer.values) + place * layer.tiles * tile * padded;
     float *const scores = scratch, *const mixed = scratch + layer.tiles * tile;
 
     const std::size_t end = position + 1;
@@ -197,7 +219,8 @@ OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_
     for (t = first; t < last; ++t) partial += load(scores + t * tile);
     const float total = sum_of(partial);
     std::size_t channel = 0;
-    const float *share_of = scores + begin, *from = values + begin * padded;
+    const float* const share_of = scores + begin;
+    const Stored* const from = values + begin * padded;
     for (; channel + 4 * tile <= padded; channel += 4 * tile)
         mix<4>(share_of, from + channel, end - begin, padded, mixed + channel);
     for (; channel < padded; channel += tile)
@@ -205,13 +228,12 @@ OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_
     for (std::size_t i = 0; i < width; ++i) out[head * width + i] = mixed[i] / total;
 }
 
-OCTAVO_INLINE Vector load(const std::uint16_t* from) {
-    Narrow narrow;
-    std::memcpy(&narrow, from, sizeof narrow);
-    const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
-    Vector vector;
-    std::memcpy(&vector, &bits, sizeof vector);
-    return vector;
+OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
+                          std::size_t position, float* scratch, float* out) {
+    if (layer.narrow)
+        attend_to<std::uint16_t>(layer, found, head, slot, position, scratch, out);
+    else
+        attend_to<float>(layer, found, head, slot, position, scratch, out);
 }
 
 OCTAVO_INLINE Vector load_first(const std::uint16_t* from, std::size_t count) {
@@ -273,8 +295,8 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
         add_norm(rows, width, residual, delta, weight, epsilon, out);                                            \
     }                                                                                                            \
     attributes void append_##name(const Attention& layer, const float* found, std::size_t slot,                  \
-                                  std::size_t position) {                                                        \
-        append(layer, found, slot, position);                                                                    \
+                                  std::size_t position, float* scratch) {                                        \
+        append(layer, found, slot, position, scratch);                                                           \
     }                                                                                                            \
     attributes void attend_##name(const Attention& layer, const float* found, std::size_t head, std::size_t slot, \
                                   std::size_t position, float* scratch, float* out) {                            \
@@ -286,7 +308,7 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
     attributes void dense_##name(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {   \
         dense(product, begin, end, batch);                                                                       \
     }                                                                                                            \
-    constexpr DecodingLoops name##_loops{add_norm_##name, append_##name, attend_##name, gate_##name, dense_##name};
+    constexpr DecodingLoops name##_decoding{add_norm_##name, append_##name, attend_##name, gate_##name, dense_##name};
 
 OCTAVO_DECODING(plain, )
 #if defined(__x86_64__)
@@ -298,10 +320,10 @@ OCTAVO_DECODING(avx512, __attribute__((target("avx512f"))))
 
 const DecodingLoops& choose_decoding(bool portable) {
 #if defined(__x86_64__)
-    if (!portable && __builtin_cpu_supports("avx512f")) return avx512_loops;
-    if (!portable && __builtin_cpu_supports("avx2")) return avx2_loops;
+    if (!portable && __builtin_cpu_supports("avx512f")) return avx512_decoding;
+    if (!portable && __builtin_cpu_supports("avx2")) return avx2_decoding;
 #endif
-    return plain_loops;
+    return plain_decoding;
 }
 
 }  // namespace octavo

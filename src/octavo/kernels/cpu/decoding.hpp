@@ -10,7 +10,7 @@ namespace octavo {
 // Tokens of a tile of keys; channels of values come in multiples of it; partial sums of every sum.
 constexpr std::size_t tile = 16;
 
-// Attention of one layer, whose keys lie as [slots][shared][tiles][width][tile] and values as
+// Attention of one layer, whose keys, float32 or bfloat16, lie as [slots][shared][tiles][width][tile] and values as
 // [slots][shared][tiles * tile][padded].
 struct Attention {
     std::size_t heads;   // of queries
@@ -24,8 +24,9 @@ struct Attention {
     const float* key_norm;
     const float* cosine;  // [positions][width / 2]
     const float* sine;
-    float* keys;
-    float* values;
+    void* keys;
+    void* values;
+    bool narrow;  // keys and values are bfloat16
 
     std::size_t row() const { return (heads + 2 * shared) * width; }
 };
@@ -46,11 +47,11 @@ struct DecodingLoops {
     void (*add_norm)(std::size_t rows, std::size_t width, float* residual, const float* delta, const float* weight,
                      float epsilon, float* out);
 
-    // One token's keys and values into the cache. `found` holds its queries, keys and values.
-    void (*append)(const Attention& layer, const float* found, std::size_t slot, std::size_t position);
-
-    // The attention of one of its heads, once its key is in the cache; `out` has its heads' channels, `scratch` as many
+    // One token's keys and values into the cache. `found` holds its queries, keys and values; `scratch` has as many
     // floats as scratch_of says.
+    void (*append)(const Attention& layer, const float* found, std::size_t slot, std::size_t position, float* scratch);
+
+    // The attention of one of its heads, once its key is in the cache; `out` has its heads' channels.
     void (*attend)(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
                    std::size_t position, float* scratch, float* out);
 

@@ -131,8 +131,20 @@ void shift(std::uint32_t bits, std::size_t rows, std::size_t columns, std::size_
     Problem problem{{}, rows, columns};
     const octavo::Factors scales{normal(rows * blocks), false, blocks, block, false};
     problem.parts.push_back(octavo::shift_part({nullptr, normal(columns), columns}, bytes(columns * stream), stream,
-                                               {12, bits, places}, normal(17), 17, rows, scales));
+                                               {12, bits, places}, normal(17), 17, nullptr, rows, scales));
     check(problem, batch);
+    // The order that a mixer gives, of a curve that rises.
+    constexpr std::uint32_t factor = 1693, constant = 640;
+    float* ranks = guarded<float>(states);
+    for (const std::uint32_t shift : {8u, 12u}) {
+        for (std::uint32_t state = 0; state < states; ++state)
+            ranks[state] = static_cast<float>((factor * (state ^ (state >> shift)) + constant) % states) / states - 0.5f;
+        const octavo::Mixer mixer{shift, factor};
+        Problem mixed{{}, rows, columns};
+        mixed.parts.push_back(octavo::shift_part({nullptr, nullptr, columns}, bytes(columns * stream), stream,
+                                                 {12, bits, ranks}, nullptr, 0, &mixer, rows, scales));
+        check(mixed, batch);
+    }
 }
 
 void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
@@ -154,7 +166,7 @@ void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
                                                bytes(layout.packed_bytes(rows * padded)), layout, rows, padded,
                                                normal(16), scales));
     problem.parts.push_back(octavo::shift_part({nullptr, nullptr, columns}, bytes(columns * stream), stream,
-                                               {10, 3, normal(1024)}, nullptr, 0, rows, scales));
+                                               {10, 3, normal(1024)}, nullptr, 0, nullptr, rows, scales));
     check(problem, batch);
 }
 
@@ -171,6 +183,7 @@ int main() {
         shift(bits, 67, 9, 4, 1);
         shift(bits, 16, 5, 5, 3);
         shift(bits, 301, 2, std::size_t{1} << 62, 2);
+        shift(bits, 130, 70, 32, 7);
     }
     mixed(19, 33, 1);
     mixed(70, 5, 7);

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from octavo import kernels
 from octavo.base.errors import FormatError
+from octavo.formats.elements.trellis import Trellis
 from octavo.kernels import cpu, reference
 from octavo.kernels import product as parts
 
@@ -107,6 +108,30 @@ def test_values_that_are_not_finite_stay_exact(generator: torch.Generator) -> No
     product = parts.Product(8, 32, [part])
     inputs = torch.randn(2, 32, generator=generator)
     assert torch.equal(product(inputs, "int8").isnan(), product(inputs).isnan())
+
+
+@needs_cpp
+@pytest.mark.parametrize("bits", range(1, 7))
+@pytest.mark.parametrize(("rows", "columns", "block"), [(67, 70, 70), (300, 1100, 64), (64, 32, 7)])
+def test_trellises_in_bytes(rows: int, columns: int, block: int, bits: int, generator: torch.Generator) -> None:
+    codes = torch.randint(0, 256, (columns, (rows * bits + 7) // 8), generator=generator, dtype=torch.uint8)
+    trellis = Trellis(4096, bits)
+    curve = torch.linspace(-4, 4, 17) + torch.rand(17, generator=generator) / 4
+    scales = torch.rand(rows, -(-columns // block), generator=generator) + 0.5
+    factors = parts.Columns(None, torch.rand(columns, generator=generator) + 0.5)
+    product = parts.Product(
+        rows, columns, [parts.ShiftPart(codes, trellis.places, curve, bits, scales, block, factors)]
+    )
+    inputs = torch.randn(7, columns, generator=generator)
+    exact, found = product(inputs), product(inputs, "int8")
+    # Steps of bytes are 4.25 / 127 of a deviation and means of 16 neighbors about as much, inputs as above.
+    assert (found - exact).square().mean().sqrt() <= 0.02 * exact.square().mean().sqrt()
+    assert torch.equal(product(inputs[2:3], "int8"), found[2:3])
+    if bits > 5:
+        assert torch.equal(found, exact)
+    taken = product.take(torch.arange(rows))
+    assert taken is not None
+    assert torch.allclose(inputs @ taken.T, exact, atol=1e-3)
 
 
 @needs_cpp

@@ -21,6 +21,8 @@ NAMES = (
     "layout",
     "other_parts",
     "product",
+    "shift_bytes",
+    "shift_bytes_avx512",
     "shift_avx512",
     "shift_part",
     "team",

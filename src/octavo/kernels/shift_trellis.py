@@ -77,6 +77,12 @@ def column_bytes(rows: int, bits: int) -> int:
     return (rows * bits + 7) // 8
 
 
+def mixer(states: int, bits: int) -> tuple[int, int] | None:
+    """The pair (k, a) that orders the states; None where there is no such trellis."""
+    known = MIXERS.get(states, ())
+    return known[bits - 1][:2] if 1 <= bits <= len(known) else None
+
+
 def ranks(states: int, bits: int) -> Int64[Tensor, " states"]:
     """Rank of each state's value among all of the table's."""
     check_trellis(states, bits)

@@ -165,7 +165,7 @@ def shift_linear(
     arithmetic: str = "exact",
 ) -> Tensor:
     product = new_product(rows, inputs.shape[1])
-    product.add_shift(codes, table.detach(), None, bits, scales.detach(), block, None, column.detach())
+    product.add_shift(codes, table.detach(), None, bits, None, scales.detach(), block, None, column.detach())
     return multiply(product, inputs, rows, arithmetic)
 
 

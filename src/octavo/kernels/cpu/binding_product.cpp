@@ -4,6 +4,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 
 #include <algorithm>
 #include <bit>
@@ -87,8 +88,8 @@ public:
     }
 
     void add_shift(const ByteMatrix& codes, const Row& table, const std::optional<Row>& curve, std::int64_t bits,
-                   const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
-                   const std::optional<Row>& factors) {
+                   std::optional<std::pair<std::uint32_t, std::uint32_t>> mixer, const Matrix& scales,
+                   std::int64_t block, const std::optional<Numbers>& columns, const std::optional<Row>& factors) {
         const Taken taken = this->taken(columns, factors);
         const std::size_t states = table.shape(0), knots = curve ? curve->shape(0) : 0;
         require(std::has_single_bit(states) && states <= std::size_t{1} << octavo::max_window, "the table fits no trellis");
@@ -105,10 +106,16 @@ public:
             const auto outside = [&](float place) { return !(place >= 0 && place <= last); };
             require(std::none_of(table.data(), table.data() + states, outside), "a place lies beyond the curve");
         }
+        octavo::Mixer order{};
+        if (mixer) {
+            order = {mixer->first, mixer->second};
+            require(order.shift >= 1 && order.shift <= window && order.factor % 2 == 1, "there is no such mixer");
+        }
         const Factors spread = checked(scales, taken.count, block);
         parts_.push_back(octavo::shift_part(taken, codes.data(), codes.shape(1),
                                             {window, static_cast<std::uint32_t>(bits), table.data()},
-                                            curve ? curve->data() : nullptr, knots, rows_, spread));
+                                            curve ? curve->data() : nullptr, knots, mixer ? &order : nullptr, rows_,
+                                            spread));
         keep(columns, factors, codes, table, scales);
         if (curve) keep_one(*curve);
     }
@@ -249,7 +256,7 @@ void bind_product(nb::module_& module) {
         .def("add_grid", &Product::add_grid, given("codes"), given("points"), given("row_step"),
              given("columns").none(), given("factors").none())
         .def("add_shift", &Product::add_shift, given("codes"), given("table"), given("curve").none(), nb::arg("bits"),
-             given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+             nb::arg("mixer").none(), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_zeros", &Product::add_zeros, given("columns"))
         .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
         .def_prop_ro("columns", &Product::columns)

@@ -145,27 +145,6 @@ void add_width(const LanesCodes& codes, const Task& task) {
     if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
 }
 
-// Bytes of `count` inputs, a multiple of inputs_in_block, and the scale of every block, times `unit`. A block with an
-// input that is no finite number has the scale NaN.
-OCTAVO_BYTES void narrow_inputs(const float* x, std::size_t count, float unit, std::int8_t* bytes, float* scales) {
-    constexpr float most = 127.0f, least = 1e-30f;  // blocks of smaller inputs count as zero: their steps underflow
-    for (std::size_t i = 0; i < count; i += inputs_in_block, ++scales) {
-        const __m512 low = _mm512_loadu_ps(x + i), high = _mm512_loadu_ps(x + i + 16);
-        const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        const __m512 nothing = _mm512_setzero_ps();
-        const __m512 zeros = _mm512_fmadd_ps(low, nothing, _mm512_mul_ps(high, nothing));
-        const bool finite = _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q) == 0;
-        const bool some = finite && largest >= least;
-        *scales = finite ? (some ? largest / most * unit : 0.0f) : __builtin_nanf("");
-        const __m512 factor = _mm512_set1_ps(some ? most / largest : 0.0f);
-        const auto narrowed = [&](__m512 values) __attribute__((always_inline)) OCTAVO_BYTES {
-            return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, factor)));
-        };
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), finite ? narrowed(low) : _mm_setzero_si128());
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i + 16), finite ? narrowed(high) : _mm_setzero_si128());
-    }
-}
-
 template <int width>
 OCTAVO_BYTES void arrange(std::size_t chunks, const std::int8_t* bytes, const float* scales, float* out) {
     constexpr std::size_t span = lane_span(width), steps = steps_of(width);
@@ -213,6 +192,25 @@ bool bytes_supported() {
     return supported;
 }
 
+OCTAVO_BYTES void bytes_narrow(const float* x, std::size_t count, float unit, std::int8_t* bytes, float* scales) {
+    constexpr float most = 127.0f, least = 1e-30f;  // blocks of smaller inputs count as zero: their steps underflow
+    for (std::size_t i = 0; i < count; i += inputs_in_block, ++scales) {
+        const __m512 low = _mm512_loadu_ps(x + i), high = _mm512_loadu_ps(x + i + 16);
+        const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+        const __m512 nothing = _mm512_setzero_ps();
+        const __m512 zeros = _mm512_fmadd_ps(low, nothing, _mm512_mul_ps(high, nothing));
+        const bool finite = _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q) == 0;
+        const bool some = finite && largest >= least;
+        *scales = finite ? (some ? largest / most * unit : 0.0f) : __builtin_nanf("");
+        const __m512 factor = _mm512_set1_ps(some ? most / largest : 0.0f);
+        const auto narrowed = [&](__m512 values) __attribute__((always_inline)) OCTAVO_BYTES {
+            return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, factor)));
+        };
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), finite ? narrowed(low) : _mm_setzero_si128());
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i + 16), finite ? narrowed(high) : _mm_setzero_si128());
+    }
+}
+
 std::size_t bytes_pitch(int width, std::size_t chunks) { return chunks * inputs_of(width); }
 
 void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain, float* out) {
@@ -221,7 +219,7 @@ void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain
     const std::size_t count = chunks * lanes_in_chunk * lane_span(width);
     bytes.resize(std::max(bytes.size(), count + 4));  // whole words are gathered
     scales.resize(std::max(scales.size(), count / inputs_in_block));
-    narrow_inputs(plain, count, unit, bytes.data(), scales.data());
+    bytes_narrow(plain, count, unit, bytes.data(), scales.data());
     with_width(width, [&]<int bits>() { arrange<bits>(chunks, bytes.data(), scales.data(), out); });
 }
 

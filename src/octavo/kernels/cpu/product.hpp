@@ -49,8 +49,8 @@ struct Factors {
 enum class Arithmetic { portable, exact, bytes };
 
 // How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
-// register's lanes, float32, bfloat16 or bytes.
-enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes };
+// register's lanes, float32, bfloat16 or bytes; or as bytes in order.
+enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes, bytes };
 
 constexpr bool in_lanes(Order order) {
     return order == Order::lanes || order == Order::narrow_lanes || order == Order::byte_lanes;
@@ -68,6 +68,13 @@ struct Task {
     float* sums;  // [batch, rows, lanes_in_chunk]: parts whose inputs lie in lanes may leave adding these up for later
     Order order;
     const Loops* loops;
+};
+
+// The rank of a trellis's state s is (factor * (s ^ (s >> shift)) + a constant) mod the number of states
+// (octavo/kernels/shift_trellis.py).
+struct Mixer {
+    std::uint32_t shift;
+    std::uint32_t factor;
 };
 
 class Part {
@@ -136,10 +143,10 @@ std::unique_ptr<Part> grid_part(Taken taken, const std::int16_t* codes, const fl
                                 const float* row_step, std::size_t rows);
 
 // Streams of a bit-shift trellis, one for each input; the table's values are `table`, or those of a curve: linear
-// between its `knots` at the places that `table` has.
+// between its `knots` at the places that `table` has. Where the order of values is that of a mixer, they can be bytes.
 std::unique_ptr<Part> shift_part(Taken taken, const std::uint8_t* codes, std::size_t stream_bytes,
-                                 ShiftTrellis trellis, const float* curve, std::size_t knots, std::size_t rows,
-                                 Factors scales);
+                                 ShiftTrellis trellis, const float* curve, std::size_t knots, const Mixer* mixer,
+                                 std::size_t rows, Factors scales);
 
 // Weights of zero: an input that is no finite number reaches every output also through them.
 std::unique_ptr<Part> zeros_part(Taken taken);

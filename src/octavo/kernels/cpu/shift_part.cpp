@@ -1,10 +1,12 @@
 #include "shift_part.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "lanes.hpp"
+#include "shift_bytes.hpp"
 
 namespace octavo {
 namespace {
@@ -24,17 +26,50 @@ void plain_curve_values(const float* curve, std::size_t knots, const float* plac
 class ShiftPart final : public Part {
 public:
     ShiftPart(Taken taken, const std::uint8_t* codes, std::size_t stream_bytes, ShiftTrellis trellis,
-              const float* curve, std::size_t knots, std::size_t rows, Factors scales)
+              const float* curve, std::size_t knots, const Mixer* mixer, std::size_t rows, Factors scales)
         : Part(taken), codes_(codes), stream_bytes_(stream_bytes), trellis_(trellis), curve_(curve), knots_(knots),
-          rows_(rows), scales_(scales) {}
+          rows_(rows), scales_(scales) {
+        const bool whole_blocks = scales.blocks == 1 || scales.block % inputs_in_block == 0;
+        if (mixer == nullptr || trellis.window != byte_window || trellis.bits > max_byte_bits || !whole_blocks) return;
+        std::vector<float> values(trellis.table, trellis.table + (std::size_t{1} << byte_window));
+        if (curve != nullptr) plain_curve_values(curve, knots, trellis.table, values.size(), values.data());
+        rounds_ = std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+        if (rounds_) bytes_ = rounded_trellis(values.data(), *mixer, trellis.bits);
+    }
 
     Order order(Kind, Arithmetic arithmetic) const override {
 #if OCTAVO_X86
+        if (arithmetic == Arithmetic::bytes && rounds_ && bytes_supported()) return Order::bytes;
         if (arithmetic != Arithmetic::portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
 #else
         (void)arithmetic;
 #endif
         return Order::plain;
+    }
+
+    // As bytes, then two numbers a block (see shift_bytes_sums).
+    std::size_t pitch(Order order) const override {
+        const std::size_t count = (taken.count + inputs_in_block - 1) / inputs_in_block * inputs_in_block;
+        return order == Order::bytes ? count / 4 + 2 * (count / inputs_in_block) + 16 : count;
+    }
+
+    void arrange(const float* plain, Order order, float* out) const override {
+        if (order != Order::bytes) return Part::arrange(plain, order, out);
+#if OCTAVO_X86
+        static thread_local std::vector<float> scales;
+        const std::size_t count = pitch(Order::plain), blocks = count / inputs_in_block;
+        scales.resize(std::max(scales.size(), blocks));
+        auto* const bytes = reinterpret_cast<std::int8_t*>(out);
+        bytes_narrow(plain, count, bytes_.unit, bytes, scales.data());
+        float* const numbers = out + count / 4;
+        for (std::size_t block = 0; block < blocks; ++block) {
+            std::int32_t sum = 0;
+            for (std::size_t i = 0; i < inputs_in_block; ++i) sum += bytes[block * inputs_in_block + i];
+            sum *= -middle;
+            numbers[2 * block] = scales[block];
+            std::memcpy(numbers + 2 * block + 1, &sum, sizeof sum);
+        }
+#endif
     }
 
     std::size_t prepared() const override { return curve_ == nullptr ? 0 : std::size_t{1} << trellis_.window; }
@@ -95,6 +130,16 @@ private:
         const std::size_t present = stream_bytes_ - start;
         const float* inputs = task.inputs + first;
 #if OCTAVO_X86
+        if (task.order == Order::bytes) {
+            // So few columns at a time, that the processor knows the pages of their streams.
+            constexpr std::size_t most = 64;
+            const float* const numbers = task.inputs + pitch(Order::plain) / 4;
+            for (std::size_t column = first; column < last; column += most)
+                shift_bytes_sums(bytes_, streams + (column - first) * stream_bytes_, stream_bytes_, present,
+                                 std::min(most, last - column), rows, task.inputs + column / 4,
+                                 numbers + column / inputs_in_block * 2, task.pitch, task.batch, sums, height);
+            return;
+        }
         if (task.order == Order::direct)
             return shift_sums(trellis, streams, stream_bytes_, present, last - first, rows, inputs, task.pitch,
                               task.batch, sums, height);
@@ -127,14 +172,16 @@ private:
     const float* curve_;
     const std::size_t knots_, rows_;
     const Factors scales_;
+    ShiftBytes bytes_{};
+    bool rounds_ = false;  // values can be bytes
 };
 
 }  // namespace
 
 std::unique_ptr<Part> shift_part(Taken taken, const std::uint8_t* codes, std::size_t stream_bytes,
-                                 ShiftTrellis trellis, const float* curve, std::size_t knots, std::size_t rows,
-                                 Factors scales) {
-    return std::make_unique<ShiftPart>(taken, codes, stream_bytes, trellis, curve, knots, rows, scales);
+                                 ShiftTrellis trellis, const float* curve, std::size_t knots, const Mixer* mixer,
+                                 std::size_t rows, Factors scales) {
+    return std::make_unique<ShiftPart>(taken, codes, stream_bytes, trellis, curve, knots, mixer, rows, scales);
 }
 
 }  // namespace octavo

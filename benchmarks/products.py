@@ -6,7 +6,7 @@ run, by reading a large array. Weights of 128 rows are quantized and repeated: w
 Entropy-coded grids are timed in their resident form, whose bytes count.
 
     python benchmarks/products.py
-    python benchmarks/products.py --shape 8192x8192 --threads 2 --batch 1 --format "int@4 b64 absmax:bf16"
+    python benchmarks/products.py --shape 8192x8192 --batch 1 --spread 1024 --json benchmarks/results/products.json
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.formats import Format
 from octavo.formats.entropy_coded import resident
 from octavo.formats.product import fused
@@ -59,6 +60,13 @@ QUANTIZED_ROWS = 128
 
 LARGEST_GRID = 1 << 22
 """Weights of a grid that is coded for this; larger ones take minutes."""
+
+INPUTS: dict[str, tuple[torch.dtype, Arithmetic]] = {
+    "float32": (torch.float32, "exact"),
+    "bfloat16": (torch.bfloat16, "exact"),
+    "int8": (torch.float32, "int8"),
+}
+"""What packed weights are multiplied with, and in what."""
 
 DENSE = {"dense float32": torch.float32, "dense bfloat16": torch.bfloat16}
 
@@ -115,7 +123,8 @@ def timed_shape(
         for batch in batches:
             inputs = torch.randn(batch, width, generator=generator).to(dtype)
             seconds = best(partial(each, [partial(F.linear, weight=weight) for weight in weights], inputs), repeats)
-            found.append(row(shape, name, dtype, batch, size, height * width, seconds / len(weights), bandwidth))
+            kind = str(dtype).removeprefix("torch.")
+            found.append(row(shape, name, kind, batch, size, height * width, seconds / len(weights), bandwidth))
     for text in formats:
         quantized = large(text, height, width, generator)
         if quantized is None:
@@ -124,10 +133,11 @@ def timed_shape(
         products = [fused(copied(quantized)) for _ in range(-(-spread // size))]
         ready = [product for product in products if product is not None]
         for batch in batches:
-            for dtype in (torch.float32, torch.bfloat16):
+            for kind, (dtype, arithmetic) in INPUTS.items():
                 inputs = torch.randn(batch, width, generator=generator).to(dtype)
-                seconds = best(partial(each, ready, inputs), repeats) / len(ready)
-                found.append(row(shape, text, dtype, batch, size, height * width, seconds, bandwidth))
+                calls = [partial(product, arithmetic=arithmetic) for product in ready]
+                seconds = best(partial(each, calls, inputs), repeats) / len(ready)
+                found.append(row(shape, text, kind, batch, size, height * width, seconds, bandwidth))
     return found
 
 
@@ -165,7 +175,7 @@ def copied(quantized: QuantizedTensor) -> QuantizedTensor:
 def row(
     shape: str,
     format: str,
-    dtype: torch.dtype,
+    inputs: str,
     batch: int,
     size: int,
     weights: int,
@@ -176,7 +186,7 @@ def row(
     return Row(
         shape=shape,
         format=format,
-        inputs=str(dtype).removeprefix("torch."),
+        inputs=inputs,
         threads=torch.get_num_threads(),
         batch=batch,
         bits=8 * size / weights,

@@ -1,7 +1,8 @@
 """Many requests over one model: each step makes a token for every request that has read its prompt.
 
-Prompts are read alone, in pieces that begin at multiples of `CHUNK`, one piece a step, so that a long one holds up the
-others for no longer than a piece takes. What a request gets does not depend on its company: its prompt is read alone,
+Prompts are read alone, in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece
+together, so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each
+other. What a request gets does not depend on its company: its prompt is read alone,
 its generator is its own, and in a step on the CPU no row knows the others: dense products and all between products
 are computed row by row, to the last bit. Products with packed weights may round differently for another number of rows;
 that decides about a token only where two are equally likely to the precision of a float32.
@@ -115,7 +116,7 @@ class Engine:
         self._requests.pop(slot, None)
 
     def step(self) -> list[Emitted]:
-        """Make a token for every request that has read its prompt, and read a piece of the oldest other prompt.
+        """Make a token for every request that has read its prompt, and read on in the oldest other prompts.
 
         Raises:
             ModelError: the model's logits are not finite.
@@ -126,12 +127,17 @@ class Engine:
         if active:
             logits = self._step([*active.values()], [*active]).cpu()
             emitted = [self._choose(slot, row) for slot, row in zip(active, logits, strict=True)]
-        if waiting:
-            request = self._requests[waiting[0]]
-            chunk, request.unread = request.unread[:CHUNK], request.unread[CHUNK:]
-            row = self.model.prefill(chunk, self.cache, waiting[0])
+        room = CHUNK
+        for slot in waiting:
+            request = self._requests[slot]
+            chunk = request.unread[:CHUNK]
+            if len(chunk) > room:
+                break
+            room -= len(chunk)
+            request.unread = request.unread[CHUNK:]
+            row = self.model.prefill(chunk, self.cache, slot)
             if not len(request.unread):
-                emitted.append(self._choose(waiting[0], row.cpu()))
+                emitted.append(self._choose(slot, row.cpu()))
         return emitted
 
     def _choose(self, slot: int, logits: Tensor) -> Emitted:

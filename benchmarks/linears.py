@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import octavo
 from keeping import Result
+from octavo.checkpoints import open_checkpoint
 from octavo.compress.plan import BudgetOf
 from octavo.compress.sensitivity import Sensitivity
 from octavo.hub.stored import open_stored
@@ -117,6 +119,12 @@ class Linears:
             total += bits * dequantized.numel()
         return Stored(total / self.numel)
 
+    def implied_bytes(self, bits: float) -> int:
+        """Bytes of the model's tensors if its linear layers take so many bits a weight and the rest stays."""
+        entries = open_checkpoint(self.source).entries
+        kept = sum(entry.nbytes for name, entry in entries.items() if name not in self.original)
+        return kept + ceil(bits * self.numel / 8)
+
     def result(self, row: Row, judge: Callable[[], Result]) -> Result:
         """What a row stores, what `judge` says of the model with it, its squared error, and the seconds it took."""
         start = time.perf_counter()
@@ -124,9 +132,10 @@ class Linears:
         seconds = time.perf_counter() - start
         wrong = sum(float((m.weight.detach() - self.original[n]).square().sum()) for n, m in self._modules.items())
         power = sum(float(weight.square().sum()) for weight in self.original.values())
+        size = {"implied_bytes": self.implied_bytes(stored.bits)} if stored.nbytes is None else {"bytes": stored.nbytes}
         return {
             "bits": stored.bits,
-            **({} if stored.nbytes is None else {"bytes": stored.nbytes}),
+            **size,
             **judge(),
             "relative_squared_error": wrong / power,
             "seconds": seconds,

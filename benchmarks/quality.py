@@ -4,6 +4,8 @@ Subject: SmolLM2-135M-Instruct, the *permuted reference* (the carried weights li
 changes no logit takes them off it). The linear layers of the blocks are quantized, embedding and head are kept. KL is
 of the reference to the quantized model, nats per token over the full vocabulary, on 8 sequences of 512 tokens of four
 kinds (benchmarks/texts.py); calibration, ours and the peers', sees other passages of the same. Bits count everything.
+Bytes are those of the safetensors files of the whole model, float32 but for its linear layers; where none were written,
+as for peers, they follow from the bits.
 
     python benchmarks/quality.py                     every section; about two hours on two cores
     python benchmarks/quality.py --section stored    ours, entropy coded

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, partial
-from math import ceil
 from pathlib import Path
 
 import torch
@@ -35,7 +34,6 @@ from keeping import Result, kept
 from linears import Linears, Row, Stored
 from octavo.base.progress import SILENT
 from octavo.calibrate.running import logits
-from octavo.checkpoints import open_checkpoint
 from octavo.compress.plan import BudgetOf
 from octavo.compress.rounding.layers import with_conditional_importance
 from octavo.compress.sensitivity import Sensitivity, measure
@@ -95,18 +93,9 @@ class Bench:
             lambda: [logits(self.model, sentence.sample) for sentence in self.calibration]
         )
 
-    @cached_property
-    def kept_bytes(self) -> int:
-        """Bytes of the tensors that are not quantized."""
-        entries = open_checkpoint(self.source).entries
-        return sum(entry.nbytes for name, entry in entries.items() if name not in self.linears.original)
-
     def result(self, row: Row) -> Result:
         """Bits, bytes, KL with its standard error, word errors, squared error and seconds of one row."""
-        found = self.linears.result(row, self.judged)
-        if "bytes" not in found:
-            found["implied_bytes"] = self.kept_bytes + ceil(found["bits"] * self.linears.numel / 8)
-        return found
+        return self.linears.result(row, self.judged)
 
     def judged(self) -> Result:
         states = encoded(self.model, self.spoken)

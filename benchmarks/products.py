@@ -33,6 +33,7 @@ from octavo.formats.entropy_coded import resident
 from octavo.formats.product import fused
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import cpu
+from octavo.kernels.layout import layout_of
 
 FORMATS = (
     "lloyd@1 b64 absmean:bf16",
@@ -155,6 +156,8 @@ def large(text: str, rows: int, columns: int, generator: torch.Generator) -> Qua
             return None
         return resident(parsed.quantize(torch.randn(rows, columns, generator=generator) * spread))
     height = math.gcd(rows, QUANTIZED_ROWS)
+    if parsed.levels is not None and height * columns % layout_of(parsed.levels).digits:
+        height = rows  # codes of the repeated rows would not fill their last byte
     small = parsed.quantize(torch.randn(height, columns, generator=generator) * spread)
     times = rows // height
     parts = {}

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("formats", nargs="*", default=FORMATS)
     options = parser.parse_args()
     _, tokenizer = load_language_model(MODEL)
-    texts = [row[:LENGTH] for row in sequences(tokenizer, 1, SEQUENCES)[1]]
+    texts = [row[:LENGTH] for row in sequences(tokenizer, 4, SEQUENCES)[1]]
     stored = open_stored(MODEL)
     dense = load_decoder(Converted(stored))
     original = [read(dense, tokens) for tokens in texts]

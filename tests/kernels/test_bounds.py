@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -89,11 +90,12 @@ def shift_part(
     bits: int = 2,
     scales: Tensor | None = None,
     columns: Tensor | None = None,
+    mixer: tuple[int, int] | None = (8, 5),
 ) -> None:
     product = native.Product(3, 10)
     found = torch.zeros(10, 1, dtype=torch.uint8) if streams is None else streams
     table = torch.full((states,), place), torch.zeros(17)
-    product.add_shift(found, *table, bits, torch.ones(3, 1) if scales is None else scales, 10, columns, None)
+    product.add_shift(found, *table, bits, mixer, torch.ones(3, 1) if scales is None else scales, 10, columns, None)
 
 
 def sparse_part(starts: Tensor | None = None, columns: Tensor | None = None, values: int = 4) -> None:
@@ -107,12 +109,36 @@ def grid_part(shape: tuple[int, int] = (3, 10), points: int = 3, rows: int = 3) 
     product.add_grid(torch.zeros(shape, dtype=torch.int16), torch.zeros(points), torch.ones(rows), None, None)
 
 
+def made() -> Any:
+    product = native.Product(3, 10)
+    product.add_codes(raw(8), 10, torch.zeros(4), torch.ones(3, 3), 4, None, None)
+    return product
+
+
+def bound(
+    inputs: tuple[int, int] = (2, 10),
+    out: tuple[int, int] = (2, 5),
+    first: int = 2,
+    bias: int = 3,
+    arithmetic: str = "int8",
+    rows: int = 2,
+) -> None:
+    buffers = torch.zeros(inputs), torch.zeros(out)
+    native.BoundProduct(made(), *buffers, first, torch.zeros(bias), arithmetic)(rows, 1)
+
+
+def rows(index: tuple[int, ...] = (2, 0), out: tuple[int, int] = (2, 10)) -> None:
+    made().rows(ints(*index, dtype=torch.int64), torch.zeros(out))
+
+
+def dense(begin: int = 1, out: tuple[int, int] = (2, 10), dtype: torch.dtype = torch.bfloat16) -> None:
+    made().dense(begin, torch.zeros(out, dtype=dtype), 1)
+
+
 def multiply(
     inputs: tuple[int, int] = (2, 10), out: tuple[int, int] = (2, 3), dtype: torch.dtype = torch.float32
 ) -> None:
-    product = native.Product(3, 10)
-    product.add_codes(raw(8), 10, torch.zeros(4), torch.ones(3, 3), 4, None, None)
-    product.multiply(torch.zeros(inputs, dtype=dtype), torch.zeros(out), 1)
+    made().multiply(torch.zeros(inputs, dtype=dtype), torch.zeros(out), 1, "exact")
 
 
 def test_the_calls_pass_as_they_stand() -> None:
@@ -123,6 +149,11 @@ def test_the_calls_pass_as_they_stand() -> None:
     grid_part()
     multiply()
     multiply(dtype=torch.bfloat16)
+    bound()
+    bound(rows=0)
+    rows()
+    dense()
+    dense(begin=3, out=(0, 10))
     quantize()
     dequantize()
     separable()
@@ -184,6 +215,24 @@ def test_the_calls_pass_as_they_stand() -> None:
         lambda: multiply(inputs=(2, 9)),
         lambda: multiply(out=(1, 3)),
         lambda: multiply(dtype=torch.float16),
+        lambda: shift_part(mixer=(0, 5)),
+        lambda: shift_part(mixer=(9, 5)),
+        lambda: shift_part(mixer=(8, 4)),
+        lambda: bound(inputs=(2, 9)),
+        lambda: bound(inputs=(3, 10)),
+        lambda: bound(first=3),
+        lambda: bound(first=2**60),
+        lambda: bound(bias=4),
+        lambda: bound(arithmetic="int4"),
+        lambda: bound(rows=3),
+        lambda: bound(rows=-1),
+        lambda: rows(index=(3, 0)),
+        lambda: rows(index=(-1, 0)),
+        lambda: rows(out=(1, 10)),
+        lambda: dense(begin=2),
+        lambda: dense(begin=2**60),
+        lambda: dense(out=(2, 9)),
+        lambda: dense(dtype=torch.float16),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(call: Callable[[], None]) -> None:

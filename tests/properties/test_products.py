@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -22,38 +23,39 @@ TOLERANCE = 1e-6
 DTYPES = (torch.float32, torch.bfloat16)
 # Rows beyond a tile and odd ones; columns that fill whole bytes, vectors and blocks, and such as do not.
 SHAPES = ((70, 64), (1, 200), (131, 33), (9, 17))
-PATHS = (False, True) if not cpu.MISSING else (False,)
+Path = Literal["exact", "portable"]
+PATHS: tuple[Path, ...] = ("exact", "portable") if not cpu.MISSING else ("exact",)
 
 ALONE = ("lattice-d4", "lattice-e8", "glvq")
 """Elements that have no product of their own."""
 
 
-def check(quantized: QuantizedTensor, inputs: Tensor, portable: bool = False) -> None:
+def check(quantized: QuantizedTensor, inputs: Tensor, path: Path = "exact") -> None:
     ready = fused(quantized)
     assert ready is not None
     matrix = quantized.dequantize().view(-1, quantized.shape[-1]).double()
     wide = inputs.double()
     bound = TOLERANCE * (wide.abs() @ matrix.abs().T) + 1e-30
-    result = ready(inputs, portable)
+    result = ready(inputs, path)
     assert result.dtype == torch.float32
     excess = (result - wide @ matrix.T).abs() - bound
     assert bool((excess <= 0).all()), f"{quantized.format} {quantized.shape}: {float(excess.max()):g} too much"
 
 
-@pytest.mark.parametrize("portable", PATHS, ids=["fastest", "portable"][: len(PATHS)])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("text", [text for text in FIXED_WIDTH if not text.startswith(ALONE)])
-def test_a_product_is_that_of_the_dense_weight(text: str, portable: bool, generator: torch.Generator) -> None:
+def test_a_product_is_that_of_the_dense_weight(text: str, path: Path, generator: torch.Generator) -> None:
     for shape in SHAPES:
         quantized = Format.parse(text).quantize(torch.randn(shape, generator=generator))
         for batch, dtype in ((1, torch.float32), (3, torch.bfloat16), (16, torch.float32), (7, torch.bfloat16)):
-            check(quantized, torch.randn(batch, shape[1], generator=generator).to(dtype), portable)
+            check(quantized, torch.randn(batch, shape[1], generator=generator).to(dtype), path)
 
 
-@pytest.mark.parametrize("portable", PATHS, ids=["fastest", "portable"][: len(PATHS)])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("text", ENTROPY_CODED)
 @pytest.mark.parametrize("shape", [(70, 64), (131, 101), (40, 200)])
 def test_so_is_that_of_a_resident_form(
-    text: str, shape: tuple[int, int], portable: bool, generator: torch.Generator
+    text: str, shape: tuple[int, int], path: Path, generator: torch.Generator
 ) -> None:
     weights = torch.randn(shape, generator=generator)
     # Columns of many widths, one of them of no bits, and weights apart.
@@ -62,7 +64,25 @@ def test_so_is_that_of_a_resident_form(
     weights[0, -2] = 40
     quantized = resident(Format.parse(text).quantize(weights))
     for batch, dtype in ((1, torch.float32), (5, torch.bfloat16)):
-        check(quantized, torch.randn(batch, shape[1], generator=generator).to(dtype), portable)
+        check(quantized, torch.randn(batch, shape[1], generator=generator).to(dtype), path)
+
+
+@pytest.mark.skipif(bool(cpu.MISSING), reason=f"without C++: {cpu.MISSING}")
+@pytest.mark.parametrize("text", [text for text in FIXED_WIDTH if not text.startswith(ALONE)])
+def test_bytes_are_near_and_rows_are_those_of_the_matrix(text: str, generator: torch.Generator) -> None:
+    for shape in SHAPES:
+        quantized = Format.parse(text).quantize(torch.randn(shape, generator=generator))
+        matrix, ready = quantized.dequantize().view(-1, shape[1]), fused(quantized)
+        inputs = torch.randn(16, shape[1], generator=generator)
+        assert ready is not None
+        exact = ready(inputs)
+        assert (ready(inputs, "int8") - exact).square().mean() <= 0.04**2 * exact.square().mean()
+        index = torch.tensor([shape[0] - 1, 0])
+        rows = ready.take(index)
+        assert rows is not None
+        assert torch.allclose(rows, matrix[index], rtol=1e-5, atol=1e-6)
+        dense = ready.dense(0, shape[0], torch.float32)
+        assert dense is None or torch.allclose(dense, matrix, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", [text for text in FIXED_WIDTH if text.startswith(ALONE)])

@@ -5,7 +5,7 @@ nats a token over the full vocabulary; ± is the standard error over sequences. 
 own, which is what generation does. *Prompts*: the sequence is read at once, in bfloat16. Beside them stands what the
 format itself costs, from the model as it is.
 
-    python benchmarks/arithmetic.py              about three minutes on two cores
+    python benchmarks/arithmetic.py              about five minutes on two cores
     python benchmarks/arithmetic.py "lloyd@3 b64 absmax:bf16"
 """
 

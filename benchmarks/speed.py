@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,14 @@ def runners(only: str, folder: Path, one_by_one: bool) -> Iterator[tuple[str, Ru
             yield name, make()
 
 
-def silence_llama_cpp() -> None:
+@cache
+def silence_llama_cpp() -> Any:
+    """Let llama.cpp say nothing from now on; it calls what is returned, which the cache keeps alive."""
     import llama_cpp as native
 
     say_nothing = native.llama_log_callback(lambda *_: None)
     native.llama_log_set(say_nothing, ctypes.c_void_p(0))
-    globals()["_kept"] = say_nothing
+    return say_nothing
 
 
 def seconds(run: Callable[[], object]) -> float:

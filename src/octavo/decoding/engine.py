@@ -2,10 +2,10 @@
 
 Prompts are read alone, in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece
 together, so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each
-other. What a request gets does not depend on its company: its prompt is read alone,
-its generator is its own, and in a step on the CPU no row knows the others: dense products and all between products
-are computed row by row, to the last bit. Products with packed weights may round differently for another number of rows;
-that decides about a token only where two are equally likely to the precision of a float32.
+other. What a request gets does not depend on its company: its prompt is read alone, its generator is its own, and in a
+step on the CPU no row knows the others: dense products and all between products are computed row by row, to the last
+bit. Products with packed weights may round differently for another number of rows; that decides about a token only
+where two are equally likely to the precision of a float32.
 """
 
 from __future__ import annotations

@@ -129,22 +129,6 @@ OCTAVO_BYTES void add_rows(const LanesCodes& codes, const Task& task, std::size_
     }
 }
 
-template <int width, int batch>
-void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    if (codes.scales.blocks == 1) return add_rows<width, batch, void>(codes, task, vector);
-    return codes.scales.narrow ? add_rows<width, batch, std::uint16_t>(codes, task, vector)
-                               : add_rows<width, batch, float>(codes, task, vector);
-}
-
-template <int width>
-void add_width(const LanesCodes& codes, const Task& task) {
-    std::size_t vector = 0;
-    for (; vector + 8 <= task.batch; vector += 8) add_vectors<width, 8>(codes, task, vector);
-    if (vector + 4 <= task.batch) add_vectors<width, 4>(codes, task, vector), vector += 4;
-    if (vector + 2 <= task.batch) add_vectors<width, 2>(codes, task, vector), vector += 2;
-    if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
-}
-
 template <int width>
 OCTAVO_BYTES void arrange(std::size_t chunks, const std::int8_t* bytes, const float* scales, float* out) {
     constexpr std::size_t span = lane_span(width), steps = steps_of(width);
@@ -168,20 +152,6 @@ OCTAVO_BYTES void arrange(std::size_t chunks, const std::int8_t* bytes, const fl
         _mm512_store_ps(out + 16 * steps,
                         _mm512_i32gather_ps(blocks, scales + chunk * lanes_in_chunk * span / inputs_in_block, 4));
         _mm512_store_si512(out + 16 * steps + lanes_in_chunk, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
-    }
-}
-
-template <typename Run>
-void with_width(int width, const Run& run) {
-    switch (width) {
-        case 1: return run.template operator()<1>();
-        case 2: return run.template operator()<2>();
-        case 3: return run.template operator()<3>();
-        case 4: return run.template operator()<4>();
-        case 5: return run.template operator()<5>();
-        case 6: return run.template operator()<6>();
-        case 7: return run.template operator()<7>();
-        default: return run.template operator()<8>();
     }
 }
 
@@ -224,7 +194,11 @@ void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain
 }
 
 void bytes_add(const LanesCodes& codes, const Task& task) {
-    with_width(codes.width, [&]<int bits>() { add_width<bits>(codes, task); });
+    with_width(codes.width, [&]<int width>() {
+        in_batches(codes, task, [&]<int batch, typename Scale>(std::size_t vector) {
+            add_rows<width, batch, Scale>(codes, task, vector);
+        });
+    });
 }
 
 }  // namespace octavo

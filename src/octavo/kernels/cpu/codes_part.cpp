@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <mutex>
 #include <vector>
 
 #include "bytes.hpp"
@@ -11,32 +12,19 @@
 namespace octavo {
 namespace {
 
-// Decoded a row at a time to float32, whatever the alphabet and wherever a row begins.
-class CodesPart : public Part {
+// Whatever the alphabet and wherever a row begins.
+class CodesPart : public RowPart {
 public:
     CodesPart(Taken taken, const std::uint8_t* packed, const Layout& layout, std::size_t rows, std::size_t row_codes,
               const float* values, Factors scales)
-        : Part(taken), packed_(packed), layout_(layout), rows_(rows), row_codes_(row_codes), scales_(scales) {
+        : RowPart(taken, rows), packed_(packed), layout_(layout), row_codes_(row_codes), scales_(scales) {
         for (std::size_t code = 0; code < max_levels; ++code) values_[code] = values[code % layout.levels];
     }
 
-    void add(const Task& task) const override {
-        for (std::size_t row = task.begin; row < task.end; ++row)
-            task.loops->dot(row_values(row, *task.loops), pitch(Order::plain), task.inputs, task.pitch, task.batch,
-                            task.out + row, task.out_pitch);
-    }
-
-    void add_row(std::size_t row, float* out) const override { scatter(row_values(row, choose_loops(false)), out); }
-
-    std::size_t weights() const override { return rows_ * taken.count; }
-
-private:
-    // Values of one row, with zeros up to the pitch; they lie where the next call of this thread puts its own.
-    const float* row_values(std::size_t row, const Loops& loops) const {
+protected:
+    void decode(std::size_t row, const Loops& loops, float* values) const override {
         static thread_local std::vector<std::uint8_t> codes;
-        static thread_local std::vector<float> values;
         codes.resize(row_codes_ + 2 * max_digits);
-        values.assign(pitch(Order::plain), 0.0f);
         const std::size_t flat = row * row_codes_, group = flat / layout_.digits, early = flat % layout_.digits;
         // Up to the end of a group, which only the last of all may lack.
         const std::size_t groups = (early + taken.count + layout_.digits - 1) / layout_.digits;
@@ -47,15 +35,13 @@ private:
             const std::size_t start = index * scales_.block;
             const std::size_t length = index + 1 == scales_.blocks ? taken.count - start : scales_.block;
             loops.values(codes.data() + early + start, length, values_, layout_.levels, scales_.at(row, index),
-                         values.data() + start);
+                         values + start);
         }
-        return values.data();
     }
 
-protected:
     const std::uint8_t* packed_;
     const Layout layout_;
-    const std::size_t rows_, row_codes_;
+    const std::size_t row_codes_;
     const Factors scales_;
     alignas(64) float values_[max_levels];
 };
@@ -73,8 +59,6 @@ public:
         generic::narrow_bfloat16(values_, max_levels, narrow_);
         generic::widen_bfloat16(narrow_, max_levels, exact);
         exact_ = width >= least_narrow && taken.factors == nullptr && std::equal(exact, exact + max_levels, values_);
-        whole_ = std::all_of(values_, values_ + max_levels, [](float value) { return std::isfinite(value); });
-        if (whole_) byte_values_ = rounded_values(values_, layout.levels);
         lanes_ = {packed, row_codes * layout.bytes / 8, width,   values_, narrow_, byte_values_.bytes,
                   scales, nullptr,                      nullptr, nullptr};
         const std::size_t chunks = lanes_.chunks(), span = lane_span(width);
@@ -94,7 +78,7 @@ public:
 
     Order order(Kind kind, Arithmetic arithmetic) const override {
         if (arithmetic == Arithmetic::portable || !lanes_supported(false)) return Order::plain;
-        if (arithmetic == Arithmetic::bytes && whole_ && bytes_supported()) return Order::byte_lanes;
+        if (arithmetic == Arithmetic::bytes && bytes_supported() && rounds()) return Order::byte_lanes;
         return kind == Kind::bfloat16 && exact_ && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
     }
 
@@ -112,20 +96,30 @@ public:
     }
 
     void add(const Task& task) const override {
-        if (task.order == Order::plain) return CodesPart::add(task);
+        if (task.order == Order::plain) return RowPart::add(task);
         if (task.order == Order::byte_lanes) return bytes_add(lanes_, task);
         lanes_add(lanes_, task);
     }
 
 private:
+    // Whether values can be bytes, which they are made when that is first asked: most products never do.
+    bool rounds() const {
+        std::call_once(once_, [this] {
+            whole_ = std::all_of(values_, values_ + max_levels, [](float value) { return std::isfinite(value); });
+            if (whole_) byte_values_ = rounded_values(values_, layout_.levels);
+        });
+        return whole_;
+    }
+
     LanesCodes lanes_;
     std::vector<std::uint32_t> first_;
     std::vector<std::uint16_t> present_;
     std::vector<std::int32_t> place_;
     std::uint16_t narrow_[max_levels];
-    ByteValues byte_values_;
     bool exact_;  // bfloat16 inputs meet nothing but values that bfloat16 has
-    bool whole_;  // values can be rounded to bytes
+    mutable std::once_flag once_;
+    mutable ByteValues byte_values_;
+    mutable bool whole_ = false;  // values are finite
 };
 
 #endif

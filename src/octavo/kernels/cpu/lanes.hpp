@@ -44,6 +44,37 @@ struct LanesCodes {
     std::size_t chunks() const { return (row_bytes * 8 / static_cast<std::size_t>(width) + chunk_codes() - 1) / chunk_codes(); }
 };
 
+// Calls run<width>().
+template <typename Run>
+void with_width(int width, const Run& run) {
+    switch (width) {
+        case 1: return run.template operator()<1>();
+        case 2: return run.template operator()<2>();
+        case 3: return run.template operator()<3>();
+        case 4: return run.template operator()<4>();
+        case 5: return run.template operator()<5>();
+        case 6: return run.template operator()<6>();
+        case 7: return run.template operator()<7>();
+        default: return run.template operator()<8>();
+    }
+}
+
+// Calls run<count, Scale>(vector) for as many vectors of a task at a time as share what is decoded. Scale: of blocks, or
+// void where a row has one.
+template <typename Run>
+void in_batches(const LanesCodes& codes, const Task& task, const Run& run) {
+    const auto some = [&]<int count>(std::size_t vector) {
+        if (codes.scales.blocks == 1) return run.template operator()<count, void>(vector);
+        return codes.scales.narrow ? run.template operator()<count, std::uint16_t>(vector)
+                                   : run.template operator()<count, float>(vector);
+    };
+    std::size_t vector = 0;
+    for (; vector + 8 <= task.batch; vector += 8) some.template operator()<8>(vector);
+    if (vector + 4 <= task.batch) some.template operator()<4>(vector), vector += 4;
+    if (vector + 2 <= task.batch) some.template operator()<2>(vector), vector += 2;
+    if (vector < task.batch) some.template operator()<1>(vector);
+}
+
 #if OCTAVO_X86
 // Whether this processor has the instructions: for float32 inputs, and for bfloat16 ones.
 bool lanes_supported(bool narrow);

@@ -187,22 +187,6 @@ void add_scaled(const LanesCodes& codes, const Task& task, std::size_t vector) {
     add_rows<WideSteps<width, batch, turns>, width, batch, turns, Scale>(codes, task, vector);
 }
 
-template <int width, int batch>
-void add_vectors(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    if (codes.scales.blocks == 1) return add_scaled<width, batch, void>(codes, task, vector);
-    return codes.scales.narrow ? add_scaled<width, batch, std::uint16_t>(codes, task, vector)
-                               : add_scaled<width, batch, float>(codes, task, vector);
-}
-
-template <int width>
-void add_width(const LanesCodes& codes, const Task& task) {
-    std::size_t vector = 0;
-    for (; vector + 8 <= task.batch; vector += 8) add_vectors<width, 8>(codes, task, vector);
-    if (vector + 4 <= task.batch) add_vectors<width, 4>(codes, task, vector), vector += 4;
-    if (vector + 2 <= task.batch) add_vectors<width, 2>(codes, task, vector), vector += 2;
-    if (vector < task.batch) add_vectors<width, 1>(codes, task, vector);
-}
-
 OCTAVO_LANES void arrange_wide(std::size_t span, std::size_t chunks, const float* plain, float* out) {
     const __m512i lanes = each_lane(span);
     for (std::size_t chunk = 0; chunk < chunks; ++chunk, plain += span * lanes_in_chunk)
@@ -254,16 +238,11 @@ OCTAVO_LANES void lanes_sum(const float* sums, std::size_t rows, float* out) {
 }
 
 void lanes_add(const LanesCodes& codes, const Task& task) {
-    switch (codes.width) {
-        case 1: return add_width<1>(codes, task);
-        case 2: return add_width<2>(codes, task);
-        case 3: return add_width<3>(codes, task);
-        case 4: return add_width<4>(codes, task);
-        case 5: return add_width<5>(codes, task);
-        case 6: return add_width<6>(codes, task);
-        case 7: return add_width<7>(codes, task);
-        default: return add_width<8>(codes, task);
-    }
+    with_width(codes.width, [&]<int width>() {
+        in_batches(codes, task, [&]<int batch, typename Scale>(std::size_t vector) {
+            add_scaled<width, batch, Scale>(codes, task, vector);
+        });
+    });
 }
 
 }  // namespace octavo

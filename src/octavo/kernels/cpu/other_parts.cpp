@@ -6,39 +6,25 @@
 namespace octavo {
 namespace {
 
-class GridPart final : public Part {
+class GridPart final : public RowPart {
 public:
     GridPart(Taken taken, const std::int16_t* codes, const float* points, std::size_t half, const float* row_step,
              std::size_t rows)
-        : Part(taken), codes_(codes), points_(points, points + 2 * half + 1), row_step_(row_step), rows_(rows),
+        : RowPart(taken, rows), codes_(codes), points_(points, points + 2 * half + 1), row_step_(row_step),
           half_(static_cast<std::int32_t>(half)), ones_(taken.count, 1.0f) {
         if (points_.size() < few_points) points_.resize(few_points);
     }
 
-    void add(const Task& task) const override {
-        for (std::size_t row = task.begin; row < task.end; ++row)
-            task.loops->dot(row_values(row, *task.loops), pitch(Order::plain), task.inputs, task.pitch, task.batch,
-                            task.out + row, task.out_pitch);
+protected:
+    void decode(std::size_t row, const Loops& loops, float* values) const override {
+        loops.grid_int16(codes_ + row * taken.count, taken.count, {points_.data(), half_}, row_step_[row], ones_.data(),
+                         values);
     }
-
-    void add_row(std::size_t row, float* out) const override { scatter(row_values(row, choose_loops(false)), out); }
-
-    std::size_t weights() const override { return rows_ * taken.count; }
 
 private:
-    // Values of one row, with zeros up to the pitch; they lie where the next call of this thread puts its own.
-    const float* row_values(std::size_t row, const Loops& loops) const {
-        static thread_local std::vector<float> values;
-        values.assign(pitch(Order::plain), 0.0f);
-        loops.grid_int16(codes_ + row * taken.count, taken.count, {points_.data(), half_}, row_step_[row], ones_.data(),
-                         values.data());
-        return values.data();
-    }
-
     const std::int16_t* codes_;
     std::vector<float> points_;
     const float* row_step_;
-    const std::size_t rows_;
     const std::int32_t half_;
     const std::vector<float> ones_;
 };

@@ -83,6 +83,21 @@ void Part::scatter(const float* values, float* out) const {
     }
 }
 
+const float* RowPart::decoded(std::size_t row, const Loops& loops) const {
+    static thread_local std::vector<float> values;
+    values.assign(pitch(Order::plain), 0.0f);
+    decode(row, loops, values.data());
+    return values.data();
+}
+
+void RowPart::add(const Task& task) const {
+    for (std::size_t row = task.begin; row < task.end; ++row)
+        task.loops->dot(decoded(row, *task.loops), pitch(Order::plain), task.inputs, task.pitch, task.batch,
+                        task.out + row, task.out_pitch);
+}
+
+void RowPart::add_row(std::size_t row, float* out) const { scatter(decoded(row, choose_loops(false)), out); }
+
 void read_row(const Parts& parts, std::size_t row, std::size_t columns, float* out) {
     std::fill(out, out + columns, 0.0f);
     for (const auto& part : parts) part->add_row(row, out);

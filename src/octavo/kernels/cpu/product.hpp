@@ -111,6 +111,26 @@ protected:
     void scatter(const float* values, float* out) const;
 };
 
+// Decoded a row at a time to float32 before it is multiplied.
+class RowPart : public Part {
+public:
+    RowPart(Taken taken, std::size_t rows) : Part(taken), rows_(rows) {}
+
+    void add(const Task& task) const override;
+    void add_row(std::size_t row, float* out) const override;
+    std::size_t weights() const override { return rows_ * taken.count; }
+
+protected:
+    // Writes the values of one row.
+    virtual void decode(std::size_t row, const Loops& loops, float* values) const = 0;
+
+    const std::size_t rows_;
+
+private:
+    // Values of one row, with zeros up to the pitch; they lie where the next call of this thread puts its own.
+    const float* decoded(std::size_t row, const Loops& loops) const;
+};
+
 // Rows of a tile are a multiple of this.
 constexpr std::size_t tile_unit = 16;
 

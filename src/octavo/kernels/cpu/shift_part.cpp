@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "lanes.hpp"
@@ -29,17 +31,12 @@ public:
               const float* curve, std::size_t knots, const Mixer* mixer, std::size_t rows, Factors scales)
         : Part(taken), codes_(codes), stream_bytes_(stream_bytes), trellis_(trellis), curve_(curve), knots_(knots),
           rows_(rows), scales_(scales) {
-        const bool whole_blocks = scales.blocks == 1 || scales.block % inputs_in_block == 0;
-        if (mixer == nullptr || trellis.window != byte_window || trellis.bits > max_byte_bits || !whole_blocks) return;
-        std::vector<float> values(trellis.table, trellis.table + (std::size_t{1} << byte_window));
-        if (curve != nullptr) plain_curve_values(curve, knots, trellis.table, values.size(), values.data());
-        rounds_ = std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-        if (rounds_) bytes_ = rounded_trellis(values.data(), *mixer, trellis.bits);
+        if (mixer != nullptr) mixer_ = *mixer;
     }
 
     Order order(Kind, Arithmetic arithmetic) const override {
 #if OCTAVO_X86
-        if (arithmetic == Arithmetic::bytes && rounds_ && bytes_supported()) return Order::bytes;
+        if (arithmetic == Arithmetic::bytes && bytes_supported() && rounds()) return Order::bytes;
         if (arithmetic != Arithmetic::portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
 #else
         (void)arithmetic;
@@ -75,6 +72,7 @@ public:
     std::size_t prepared() const override { return curve_ == nullptr ? 0 : std::size_t{1} << trellis_.window; }
 
     void prepare(Order order, float* out) const override {
+        if (order == Order::bytes) return;
 #if OCTAVO_X86
         if (order != Order::plain && knots_ == 17) return curve_values(curve_, trellis_.table, prepared(), out);
 #else
@@ -120,6 +118,20 @@ public:
     std::size_t weights() const override { return dear * rows_ * taken.count; }
 
 private:
+    // Whether values can be bytes, which they are made when that is first asked: most products never do.
+    bool rounds() const {
+        std::call_once(once_, [this] {
+            const bool whole_blocks = scales_.blocks == 1 || scales_.block % inputs_in_block == 0;
+            if (!mixer_ || trellis_.window != byte_window || trellis_.bits > max_byte_bits || !whole_blocks) return;
+            std::vector<float> values(trellis_.table, trellis_.table + (std::size_t{1} << byte_window));
+            if (curve_ != nullptr)
+                plain_curve_values(curve_, knots_, trellis_.table, values.size(), values.data());
+            rounds_ = std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+            if (rounds_) bytes_ = rounded_trellis(values.data(), *mixer_, trellis_.bits);
+        });
+        return rounds_;
+    }
+
     // A look-up in memory takes as long as so many in registers.
     static constexpr std::size_t dear = 4;
 
@@ -172,8 +184,10 @@ private:
     const float* curve_;
     const std::size_t knots_, rows_;
     const Factors scales_;
-    ShiftBytes bytes_{};
-    bool rounds_ = false;  // values can be bytes
+    std::optional<Mixer> mixer_;
+    mutable std::once_flag once_;
+    mutable ShiftBytes bytes_{};
+    mutable bool rounds_ = false;
 };
 
 }  // namespace

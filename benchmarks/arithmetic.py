@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from generation import Converted
+from converted import Converted
 from octavo.formats import Format
 from octavo.hub.stored import open_stored
 from octavo.measure.divergence import compare, estimate

@@ -34,7 +34,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from generation import Converted
+from converted import Converted
 from octavo.base.arithmetic import Arithmetic
 from octavo.decoding.speed import memory_bandwidth
 from octavo.formats import Format

@@ -34,9 +34,9 @@ bool bytes_supported();
 // Floats that one vector of inputs takes.
 std::size_t bytes_pitch(int width, std::size_t chunks);
 
-// Bytes of `count` inputs, a multiple of inputs_in_block, and the scale of every block, times `unit`. A block with an
-// input that is no finite number has the scale NaN.
-void bytes_narrow(const float* x, std::size_t count, float unit, std::int8_t* bytes, float* scales);
+// Bytes of `count` inputs, and the scale of every block of them, times `unit`. `count` is a multiple of `block`, and that of
+// 16. A block with an input that is no finite number has the scale NaN.
+void bytes_narrow(const float* x, std::size_t count, std::size_t block, float unit, std::int8_t* bytes, float* scales);
 
 // One vector of inputs, rounded, in the lanes' order; `plain` is readable up to whole chunks.
 void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain, float* out);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "chunks_avx512.hpp"
+#include "lookup_avx512.hpp"
 
 #define OCTAVO_BYTES __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
 
@@ -50,25 +50,6 @@ struct Indices {
             return _mm512_srli_epi32(word, static_cast<unsigned>(step) * width);
         else
             return _mm512_multishift_epi64_epi8(offsets[step], word);
-    }
-};
-
-// Look-ups by the low `width` bits of each byte: a table of 64 bytes is one instruction.
-template <int width>
-struct Lookup {
-    static constexpr int registers = width <= 6 ? 1 : 1 << (width - 6);
-    __m512i table[registers];
-
-    OCTAVO_BYTES OCTAVO_INLINE explicit Lookup(const std::uint8_t* values) {
-        for (int i = 0; i < registers; ++i) table[i] = _mm512_loadu_si512(values + 64 * i);
-    }
-
-    OCTAVO_BYTES OCTAVO_INLINE __m512i operator()(__m512i index) const {
-        if constexpr (width <= 6) return _mm512_permutexvar_epi8(index, table[0]);
-        if constexpr (width == 7) return _mm512_permutex2var_epi8(table[0], index, table[1]);
-        if constexpr (width == 8)
-            return _mm512_mask_mov_epi8(_mm512_permutex2var_epi8(table[0], index, table[1]), _mm512_movepi8_mask(index),
-                                        _mm512_permutex2var_epi8(table[2], index, table[3]));
     }
 };
 
@@ -162,22 +143,26 @@ bool bytes_supported() {
     return supported;
 }
 
-OCTAVO_BYTES void bytes_narrow(const float* x, std::size_t count, float unit, std::int8_t* bytes, float* scales) {
+OCTAVO_BYTES void bytes_narrow(const float* x, std::size_t count, std::size_t block, float unit, std::int8_t* bytes,
+                               float* scales) {
     constexpr float most = 127.0f, least = 1e-30f;  // blocks of smaller inputs count as zero: their steps underflow
-    for (std::size_t i = 0; i < count; i += inputs_in_block, ++scales) {
-        const __m512 low = _mm512_loadu_ps(x + i), high = _mm512_loadu_ps(x + i + 16);
-        const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        const __m512 nothing = _mm512_setzero_ps();
-        const __m512 zeros = _mm512_fmadd_ps(low, nothing, _mm512_mul_ps(high, nothing));
+    for (std::size_t i = 0; i < count; i += block, ++scales) {
+        __m512 extremes = _mm512_setzero_ps(), zeros = _mm512_setzero_ps();
+        for (std::size_t j = i; j < i + block; j += 16) {
+            const __m512 values = _mm512_loadu_ps(x + j);
+            extremes = _mm512_max_ps(extremes, _mm512_abs_ps(values));
+            zeros = _mm512_fmadd_ps(values, _mm512_setzero_ps(), zeros);
+        }
+        const float largest = _mm512_reduce_max_ps(extremes);
         const bool finite = _mm512_cmp_ps_mask(zeros, zeros, _CMP_UNORD_Q) == 0;
         const bool some = finite && largest >= least;
         *scales = finite ? (some ? largest / most * unit : 0.0f) : __builtin_nanf("");
         const __m512 factor = _mm512_set1_ps(some ? most / largest : 0.0f);
-        const auto narrowed = [&](__m512 values) __attribute__((always_inline)) OCTAVO_BYTES {
-            return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, factor)));
-        };
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), finite ? narrowed(low) : _mm_setzero_si128());
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i + 16), finite ? narrowed(high) : _mm_setzero_si128());
+        for (std::size_t j = i; j < i + block; j += 16) {
+            const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + j), factor));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + j),
+                             finite ? _mm512_cvtsepi32_epi8(whole) : _mm_setzero_si128());
+        }
     }
 }
 
@@ -189,7 +174,7 @@ void bytes_arrange(int width, std::size_t chunks, float unit, const float* plain
     const std::size_t count = chunks * lanes_in_chunk * lane_span(width);
     bytes.resize(std::max(bytes.size(), count + 4));  // whole words are gathered
     scales.resize(std::max(scales.size(), count / inputs_in_block));
-    bytes_narrow(plain, count, unit, bytes.data(), scales.data());
+    bytes_narrow(plain, count, inputs_in_block, unit, bytes.data(), scales.data());
     with_width(width, [&]<int bits>() { arrange<bits>(chunks, bytes.data(), scales.data(), out); });
 }
 

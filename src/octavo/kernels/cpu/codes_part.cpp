@@ -8,6 +8,7 @@
 #include "generic.hpp"
 #include "lanes.hpp"
 #include "product.hpp"
+#include "tiles.hpp"
 
 namespace octavo {
 namespace {
@@ -74,18 +75,26 @@ public:
             present_.push_back(static_cast<std::uint16_t>((1u << (last - first + 1)) - 1));
         }
         lanes_.first = first_.data(), lanes_.present = present_.data(), lanes_.place = place_.data();
+        tiles_ = {packed, lanes_.row_bytes, taken.count, width, slice_of(scales), signed_values_, scales};
     }
 
     Order order(Kind kind, Arithmetic arithmetic) const override {
         if (arithmetic == Arithmetic::portable || !lanes_supported(false)) return Order::plain;
-        if (arithmetic == Arithmetic::bytes && bytes_supported() && rounds()) return Order::byte_lanes;
+        if (arithmetic == Arithmetic::bytes && bytes_supported() && rounds())
+            return tiles_.slice != 0 && tiles_supported() ? Order::tiles : Order::byte_lanes;
         return kind == Kind::bfloat16 && exact_ && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
     }
 
     std::size_t pitch(Order order) const override {
         if (order == Order::byte_lanes) return bytes_pitch(lanes_.width, lanes_.chunks());
-        const std::size_t codes = lanes_.chunks() * lanes_.chunk_codes();
+        if (order == Order::tiles) return tiles_pitch(tiles_);
+        const std::size_t codes = std::max(lanes_.chunks() * lanes_.chunk_codes(), tiles_.loads() * codes_in_load);
         return order == Order::narrow_lanes ? codes / 2 : codes;
+    }
+
+    void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const override {
+        if (order != Order::tiles) return Part::arrange_group(plain, vectors, room, order, out);
+        tiles_arrange(tiles_, byte_values_.unit, plain, pitch(Order::plain), vectors, room, out);
     }
 
     void arrange(const float* plain, Order order, float* out) const override {
@@ -98,6 +107,7 @@ public:
     void add(const Task& task) const override {
         if (task.order == Order::plain) return RowPart::add(task);
         if (task.order == Order::byte_lanes) return bytes_add(lanes_, task);
+        if (task.order == Order::tiles) return tiles_add(tiles_, task);
         lanes_add(lanes_, task);
     }
 
@@ -106,12 +116,16 @@ private:
     bool rounds() const {
         std::call_once(once_, [this] {
             whole_ = std::all_of(values_, values_ + max_levels, [](float value) { return std::isfinite(value); });
-            if (whole_) byte_values_ = rounded_values(values_, layout_.levels);
+            if (!whole_) return;
+            byte_values_ = rounded_values(values_, layout_.levels);
+            for (std::size_t code = 0; code < max_levels; ++code)
+                signed_values_[code] = static_cast<std::int8_t>(byte_values_.bytes[code] - middle);
         });
         return whole_;
     }
 
     LanesCodes lanes_;
+    TileCodes tiles_;
     std::vector<std::uint32_t> first_;
     std::vector<std::uint16_t> present_;
     std::vector<std::int32_t> place_;
@@ -119,6 +133,7 @@ private:
     bool exact_;  // bfloat16 inputs meet nothing but values that bfloat16 has
     mutable std::once_flag once_;
     mutable ByteValues byte_values_;
+    mutable std::int8_t signed_values_[max_levels];
     mutable bool whole_ = false;  // values are finite
 };
 

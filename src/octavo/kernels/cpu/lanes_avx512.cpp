@@ -71,26 +71,8 @@ struct Narrow {
     }
 };
 
-// Sums that take turns, so that a step does not wait for the one before it. Many vectors wait for none as it is, nor do
-// chunks that are summed up each by itself.
-template <int batch, bool one_block>
-constexpr int chains = !one_block || batch > 2 ? 1 : batch == 2 ? 2 : 4;
-
-template <int count>
-OCTAVO_LANES OCTAVO_INLINE void clear(__m512* sums) {
-    for (int i = 0; i < count; ++i) sums[i] = _mm512_setzero_ps();
-}
-
-template <int turns>
-OCTAVO_LANES OCTAVO_INLINE __m512 joined(const __m512* sums) {
-    if constexpr (turns == 4)
-        return _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-    if constexpr (turns == 2) return _mm512_add_ps(sums[0], sums[1]);
-    return sums[0];
-}
-
 // A chunk is multiplied step by step; `Steps` does one for float32 or for bfloat16.
-template <int width, int batch, int turns>
+template <int width, int batch>
 struct WideSteps {
     static constexpr bool narrow = false;
     Wide<width> table;
@@ -105,15 +87,15 @@ struct WideSteps {
         for (std::size_t step = 0; step < steps; ++step) {
             const __m512 value = table(word);
             for (int b = 0; b < batch; ++b) {
-                __m512& sum = sums[static_cast<std::size_t>(b * turns) + step % turns];
-                sum = _mm512_fmadd_ps(value, _mm512_load_ps(x + static_cast<std::size_t>(b) * pitch + 16 * step), sum);
+                const __m512 inputs = _mm512_load_ps(x + static_cast<std::size_t>(b) * pitch + 16 * step);
+                sums[b] = _mm512_fmadd_ps(value, inputs, sums[b]);
             }
             word = _mm512_srli_epi32(word, width);
         }
     }
 };
 
-template <int width, int batch, int turns>
+template <int width, int batch>
 struct NarrowSteps {
     static constexpr bool narrow = true;
     Narrow<width> table;
@@ -129,16 +111,16 @@ struct NarrowSteps {
             const __m512bh value = reinterpret_cast<__m512bh>(table(word));
             for (int b = 0; b < batch; ++b) {
                 const __m512i pairs = _mm512_load_si512(x + static_cast<std::size_t>(b) * pitch + 16 * step);
-                __m512& sum = sums[static_cast<std::size_t>(b * turns) + step % turns];
-                sum = _mm512_dpbf16_ps(sum, value, reinterpret_cast<__m512bh>(pairs));
+                sums[b] = _mm512_dpbf16_ps(sums[b], value, reinterpret_cast<__m512bh>(pairs));
             }
             word = _mm512_srli_epi16(word, width);
         }
     }
 };
 
-// Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum.
-template <typename Steps, int width, int batch, int turns, typename Scale>
+// Rows times `batch` vectors. Scale: of blocks, or void where a row has one, which multiplies the row's sum. Chunks are
+// summed up each by itself, so that none waits for the one before, and an output does not depend on `batch`.
+template <typename Steps, int width, int batch, typename Scale>
 OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_t vector) {
     constexpr bool one_block = std::is_void_v<Scale>;
     constexpr std::size_t bytes = lanes_in_chunk * lane_span(width) * width / 8;
@@ -152,39 +134,43 @@ OCTAVO_LANES void add_rows(const LanesCodes& codes, const Task& task, std::size_
     for (std::size_t row = 0; row < height; ++row) {
         const std::uint8_t* const from = codes.codes + (task.begin + row) * codes.row_bytes;
         float* const sums = task.sums + (vector * height + row) * lanes_in_chunk;
-        // Of all chunks, in units of the row's scale or in those of the weights.
-        __m512 parts[batch * turns], totals[batch];
-        clear<batch * turns>(parts);
-        for (int b = 0; b < batch; ++b) totals[b] = _mm512_load_ps(sums + static_cast<std::size_t>(b) * vector_sums);
+        // In units of the row's scale or in those of the weights.
+        __m512 totals[batch];
+        for (int b = 0; b < batch; ++b)
+            totals[b] = one_block ? _mm512_setzero_ps() : _mm512_load_ps(sums + static_cast<std::size_t>(b) * vector_sums);
         const auto add = [&](std::size_t chunk, __mmask64 present) OCTAVO_LANES OCTAVO_LAMBDA {
             const __m512i word = loaded<width, Steps::narrow>(from + chunk * bytes, present, steps.spread);
             fetch_ahead(from + chunk * bytes);
+            __m512 parts[batch];
+            for (int b = 0; b < batch; ++b) parts[b] = _mm512_setzero_ps();
             steps.run(word, x + chunk * each, task.pitch, parts);
-            if constexpr (!one_block) {
+            if constexpr (one_block) {
+                for (int b = 0; b < batch; ++b) totals[b] = _mm512_add_ps(totals[b], parts[b]);
+            } else {
                 const std::size_t first = codes.scales.shared ? 0 : (task.begin + row) * codes.scales.blocks;
                 const __m512 scales = scales_of(codes, static_cast<const Scale*>(codes.scales.data) + first, chunk);
-                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(joined<turns>(parts + b * turns), scales, totals[b]);
-                clear<batch * turns>(parts);
+                for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(parts[b], scales, totals[b]);
             }
         };
         for (std::size_t chunk = 0; chunk < last; ++chunk) add(chunk, whole);
         add(last, rest);
-        if constexpr (one_block) {
-            const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
-            for (int b = 0; b < batch; ++b) totals[b] = _mm512_fmadd_ps(joined<turns>(parts + b * turns), scale, totals[b]);
+        for (int b = 0; b < batch; ++b) {
+            float* const to = sums + static_cast<std::size_t>(b) * vector_sums;
+            if constexpr (one_block) {
+                const __m512 scale = _mm512_set1_ps(codes.scales.at(task.begin + row, 0));
+                totals[b] = _mm512_fmadd_ps(totals[b], scale, _mm512_load_ps(to));
+            }
+            _mm512_store_ps(to, totals[b]);
         }
-        for (int b = 0; b < batch; ++b)
-            _mm512_store_ps(sums + static_cast<std::size_t>(b) * vector_sums, totals[b]);
     }
 }
 
 template <int width, int batch, typename Scale>
 void add_scaled(const LanesCodes& codes, const Task& task, std::size_t vector) {
-    constexpr int turns = chains<batch, std::is_void_v<Scale>>;
     if constexpr (width >= least_narrow)
         if (task.order == Order::narrow_lanes)
-            return add_rows<NarrowSteps<width, batch, turns>, width, batch, turns, Scale>(codes, task, vector);
-    add_rows<WideSteps<width, batch, turns>, width, batch, turns, Scale>(codes, task, vector);
+            return add_rows<NarrowSteps<width, batch>, width, batch, Scale>(codes, task, vector);
+    add_rows<WideSteps<width, batch>, width, batch, Scale>(codes, task, vector);
 }
 
 OCTAVO_LANES void arrange_wide(std::size_t span, std::size_t chunks, const float* plain, float* out) {

@@ -49,11 +49,11 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
     return kept.data() + (line - reinterpret_cast<std::uintptr_t>(kept.data()) % line) % line / sizeof(float);
 }
 
-// Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums that stay in
-// the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
-std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes) {
+// Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums of lanes
+// that stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
+std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool tiled) {
     const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
-    const std::size_t tiles = threads == 1 ? 1 : lanes ? 2 * threads : threads;
+    const std::size_t tiles = threads == 1 ? 1 : lanes || tiled ? 2 * threads : threads;
     return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }
 
@@ -67,6 +67,10 @@ float Factors::at(std::size_t row, std::size_t index) const {
 Order Part::order(Kind, Arithmetic) const { return Order::plain; }
 
 std::size_t Part::pitch(Order) const { return rounded_up(taken.count, 16); }
+
+void Part::arrange_group(const float* plain, std::size_t vectors, std::size_t, Order order, float* out) const {
+    for (std::size_t v = 0; v < vectors; ++v) arrange(plain + v * pitch(Order::plain), order, out + v * pitch(order));
+}
 
 void Part::arrange(const float* plain, Order order, float* out) const {
     std::copy(plain, plain + pitch(order), out);
@@ -123,32 +127,41 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const 
               Arithmetic arithmetic) {
     const Loops& loops = choose_loops(arithmetic == Arithmetic::portable);
     static thread_local std::vector<float> kept;
-    const std::size_t batch = inputs.batch;
+    const std::size_t batch = inputs.batch, room = room_for(batch), groups = (batch + room - 1) / room;
     std::vector<Staged> staged;
-    std::size_t size = 0, widest = 0, work = 0;
-    bool lanes = false;
+    std::size_t size = 0, widest = 0, taken = 0, work = 0;
+    bool lanes = false, tiled = false;
     for (const auto& part : parts) {
         const Order order = part->order(inputs.kind, arithmetic);
         const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
         staged.push_back({part.get(), order, size, size + prepared, pitch});
-        size += prepared + pitch * batch;
+        size += prepared + pitch * groups * room;
         widest = std::max(widest, part->pitch(Order::plain));
+        taken += part->taken.count;
         work += part->weights() * batch;
         lanes |= in_lanes(order);
+        tiled |= order == Order::tiles;
     }
-    float* const memory = memory_of(kept, size + widest);
-    float* const plain = memory + size;
-    for (const Staged& each : staged) {
-        each.part->prepare(each.order, memory + each.prepared);
-        for (std::size_t vector = 0; vector < batch; ++vector) {
-            take(inputs, vector, each.part->taken, plain);
-            std::fill(plain + each.part->taken.count, plain + each.part->pitch(Order::plain), 0.0f);
-            each.part->arrange(plain, each.order, memory + each.inputs + vector * each.pitch);
-        }
-    }
+    float* const memory = memory_of(kept, size);
+    for (const Staged& each : staged) each.part->prepare(each.order, memory + each.prepared);
+    // Arranging an input takes as long as some multiplications.
+    in_team_ranges(groups, 1, 8 * room * taken, threads, [&](std::size_t first, std::size_t last) {
+        static thread_local std::vector<float> kept_plain;
+        float* const plain = memory_of(kept_plain, room * widest);
+        for (std::size_t group = first; group < last; ++group)
+            for (const Staged& each : staged) {
+                const std::size_t begin = group * room, count = std::min(room, batch - begin);
+                const std::size_t pitch = each.part->pitch(Order::plain);
+                for (std::size_t v = 0; v < count; ++v) {
+                    take(inputs, begin + v, each.part->taken, plain + v * pitch);
+                    std::fill(plain + v * pitch + each.part->taken.count, plain + (v + 1) * pitch, 0.0f);
+                }
+                each.part->arrange_group(plain, count, room, each.order, memory + each.inputs + begin * each.pitch);
+            }
+    });
 
     const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows, batch, useful, lanes), tiles = (rows + height - 1) / height;
+    const std::size_t height = tile_height(rows, batch, useful, lanes, tiled), tiles = (rows + height - 1) / height;
     std::atomic<std::size_t> next = 0;
     in_team(std::min(useful, tiles), [&] {
         static thread_local std::vector<float> kept_sums;

@@ -49,8 +49,13 @@ struct Factors {
 enum class Arithmetic { portable, exact, bytes };
 
 // How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
-// register's lanes, float32, bfloat16 or bytes; or as bytes in order.
-enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes, bytes };
+// register's lanes, float32, bfloat16 or bytes; or as bytes in order; or as tiles of bytes.
+enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes, bytes, tiles };
+
+// Vectors of inputs that are arranged together. One vector alone lies by itself.
+constexpr std::size_t vectors_in_group = 16;
+
+constexpr std::size_t room_for(std::size_t batch) { return batch == 1 ? 1 : vectors_in_group; }
 
 constexpr bool in_lanes(Order order) {
     return order == Order::lanes || order == Order::narrow_lanes || order == Order::byte_lanes;
@@ -88,8 +93,9 @@ public:
     // Floats that the inputs of one vector take, a multiple of 16.
     virtual std::size_t pitch(Order order) const;
 
-    // The inputs in that order, from `plain` ones, which are zero up to `pitch(Order::plain)`.
-    virtual void arrange(const float* plain, Order order, float* out) const;
+    // Vectors of inputs in that order, at most `room`, which is that for the batch; `plain` ones lie `pitch(Order::plain)`
+    // apart and are zero beyond what is taken. The default arranges one by one.
+    virtual void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const;
 
     // Floats that the part wants filled before threads begin, and what fills them.
     virtual std::size_t prepared() const;
@@ -107,6 +113,9 @@ public:
     const Taken taken;
 
 protected:
+    // One vector in that order.
+    virtual void arrange(const float* plain, Order order, float* out) const;
+
     // Adds weights of the inputs taken to a vector of all inputs' weights.
     void scatter(const float* values, float* out) const;
 };

@@ -57,7 +57,7 @@ public:
         const std::size_t count = pitch(Order::plain), blocks = count / inputs_in_block;
         scales.resize(std::max(scales.size(), blocks));
         auto* const bytes = reinterpret_cast<std::int8_t*>(out);
-        bytes_narrow(plain, count, bytes_.unit, bytes, scales.data());
+        bytes_narrow(plain, count, inputs_in_block, bytes_.unit, bytes, scales.data());
         float* const numbers = out + count / 4;
         for (std::size_t block = 0; block < blocks; ++block) {
             std::int32_t sum = 0;

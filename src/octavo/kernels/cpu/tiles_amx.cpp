@@ -1,0 +1,388 @@
+#include "tiles.hpp"
+
+#if OCTAVO_X86
+
+#include <cpuid.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "lanes.hpp"
+#include "lookup_avx512.hpp"
+
+#define OCTAVO_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,amx-tile,amx-int8")))
+
+// Compilers' own intrinsics tell them too little of what is read and written (GCC 12 drops the stores to a configuration).
+#define OCTAVO_LOAD_TILE(tile, from, stride)                                                             \
+    asm volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(static_cast<const void*>(from)),               \
+                 "r"(static_cast<std::ptrdiff_t>(stride)) : "memory")
+#define OCTAVO_STORE_TILE(tile, to, stride)                                                              \
+    asm volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(static_cast<void*>(to)),                   \
+                 "r"(static_cast<std::ptrdiff_t>(stride)) : "memory")
+#define OCTAVO_CLEAR_TILE(tile) asm volatile("tilezero %%tmm" #tile ::: "memory")
+// Signed bytes times signed bytes.
+#define OCTAVO_MULTIPLY_TILES(sums, left, right) \
+    asm volatile("tdpbssd %%tmm" #right ", %%tmm" #left ", %%tmm" #sums ::: "memory")
+
+namespace octavo {
+namespace {
+
+constexpr std::size_t rows_in_tile = 16;
+
+// Loads of sixteen rows that are decoded before they are multiplied: their bytes are a third of the nearest cache.
+constexpr std::size_t loads_in_strip = 16;
+constexpr std::size_t most_slices = loads_in_strip * codes_in_load / 32;
+
+// What a thread keeps of sixteen rows.
+struct Strip {
+    alignas(64) std::int8_t bytes[rows_in_tile * loads_in_strip * codes_in_load];  // [slice][row][code]
+    alignas(64) float scales[most_slices * rows_in_tile];                         // [slice][row]
+    alignas(64) std::int32_t sums[most_slices * rows_in_tile];                     // of one vector, [slice][row]
+    alignas(64) std::int32_t tiles[2][rows_in_tile * vectors_in_tile];             // of many, [row][vector]
+};
+
+Strip& strip() {
+    static thread_local Strip kept{};
+    return kept;
+}
+
+// Tiles 0 and 3 are sums, 1 and 4 codes, 2 and 5 inputs.
+struct Shapes {
+    std::uint8_t palette = 1, start = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    std::uint8_t rows[16] = {};
+
+    Shapes(std::size_t slice, std::size_t vectors) {
+        for (const int sums : {0, 3}) {
+            set(sums, rows_in_tile, 4 * vectors);
+            set(sums + 1, rows_in_tile, slice);
+            set(sums + 2, slice / 4, 4 * vectors);
+        }
+    }
+
+private:
+    void set(int tile, std::size_t height, std::size_t width) {
+        rows[tile] = static_cast<std::uint8_t>(height);
+        row_bytes[tile] = static_cast<std::uint16_t>(width);
+    }
+};
+
+// Codes of 2 and 4 bits are reached by shifting copies of a load, so that codes that lie apart stand next to each other:
+// the code of a slice that is byte `byte` of it.
+constexpr std::size_t code_of(int width, std::size_t slice, std::size_t byte) {
+    if (width != 2 && width != 4) return byte;
+    const std::size_t each = 8 / static_cast<std::size_t>(width), run = slice / each;
+    return each * (byte % run) + byte / run;
+}
+
+// The values of 64 codes, a byte each, slice after slice.
+template <int width, std::size_t slice>
+struct Decoder {
+    static constexpr bool shifted = width == 2 || width == 4, spread = !shifted && width != 1 && width != 8;
+    static constexpr std::size_t bytes = 8 * static_cast<std::size_t>(width);
+    static constexpr __mmask64 all = ~__mmask64{0} >> (64 - bytes);
+    Lookup<width> lookup;
+    __m512i from, by;
+
+    OCTAVO_TILES OCTAVO_INLINE explicit Decoder(const std::int8_t* values) : lookup(values) {
+        alignas(64) std::uint8_t places[64] = {}, shifts[64] = {};
+        for (std::size_t byte = 0; byte < 64; ++byte) {
+            if constexpr (shifted) {
+                // Bytes of a slice's codes, as many times as there are codes in a byte.
+                constexpr std::size_t run = slice * width / 8;
+                places[byte] = static_cast<std::uint8_t>(byte / slice * run + byte % run);
+                // Of eight bytes together, which no run divides.
+                if (byte % 8 == 0) shifts[byte] = static_cast<std::uint8_t>(byte % slice / run * width);
+            }
+            if constexpr (spread) {
+                // Eight codes are `width` bytes.
+                places[byte] = static_cast<std::uint8_t>(byte / 8 * width + byte % 8);
+                shifts[byte] = static_cast<std::uint8_t>(byte % 8 * width);
+            }
+        }
+        from = _mm512_load_si512(places), by = _mm512_load_si512(shifts);
+    }
+
+    OCTAVO_TILES OCTAVO_INLINE __m512i operator()(const std::uint8_t* codes, __mmask64 present) const {
+        if constexpr (width == 1) {
+            std::uint64_t bits;
+            if (present == all)
+                std::memcpy(&bits, codes, sizeof bits);
+            else
+                bits = static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_maskz_loadu_epi8(static_cast<__mmask16>(present), codes)));
+            const __m128i both = _mm512_castsi512_si128(lookup.table[0]);
+            return _mm512_mask_mov_epi8(_mm512_broadcastb_epi8(both), bits, _mm512_broadcastb_epi8(_mm_srli_epi16(both, 8)));
+        }
+        __m512i word;
+        if (shifted && slice == 64 && present == all)
+            word = width == 4 ? _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)))
+                              : _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+        else if (width == 8)
+            word = _mm512_maskz_loadu_epi8(present, codes);
+        else
+            word = _mm512_permutexvar_epi8(from, _mm512_maskz_loadu_epi8(present, codes));
+        if constexpr (shifted) word = _mm512_srlv_epi64(word, by);
+        if constexpr (spread) word = _mm512_multishift_epi64_epi8(by, word);
+        return lookup(word);
+    }
+};
+
+OCTAVO_TILES OCTAVO_INLINE void transpose(__m512* rows) {
+    __m512 pairs[16], fours[16];
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    const auto joined = [&](int low, int high, bool upper) OCTAVO_TILES OCTAVO_LAMBDA {
+        const __m512d a = _mm512_castps_pd(pairs[low]), b = _mm512_castps_pd(pairs[high]);
+        return _mm512_castpd_ps(upper ? _mm512_unpackhi_pd(a, b) : _mm512_unpacklo_pd(a, b));
+    };
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 4; ++j) fours[i + j] = joined(i + j / 2, i + j / 2 + 2, j % 2 != 0);
+    for (int i = 0; i < 4; ++i) {
+        const __m512 even[2] = {_mm512_shuffle_f32x4(fours[i], fours[4 + i], 0x88),
+                                _mm512_shuffle_f32x4(fours[8 + i], fours[12 + i], 0x88)};
+        const __m512 odd[2] = {_mm512_shuffle_f32x4(fours[i], fours[4 + i], 0xDD),
+                               _mm512_shuffle_f32x4(fours[8 + i], fours[12 + i], 0xDD)};
+        rows[i] = _mm512_shuffle_f32x4(even[0], even[1], 0x88);
+        rows[8 + i] = _mm512_shuffle_f32x4(even[0], even[1], 0xDD);
+        rows[4 + i] = _mm512_shuffle_f32x4(odd[0], odd[1], 0x88);
+        rows[12 + i] = _mm512_shuffle_f32x4(odd[0], odd[1], 0xDD);
+    }
+}
+
+// Where a strip lies: rows from `row` on, loads from `load` on.
+struct Place {
+    std::size_t row, height, load, count;
+};
+
+template <int width, std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, const TileCodes& codes, const Place& at,
+                                       std::int8_t* bytes) {
+    constexpr std::size_t each = Decoder<width, slice>::bytes;
+    constexpr __mmask64 all = Decoder<width, slice>::all;
+    const std::size_t begin = at.load * each, last = codes.loads() - 1;
+    const std::size_t held = std::min(codes.row_bytes - last * each, each);
+    const __mmask64 rest = ~__mmask64{0} >> (64 - held);
+    const bool ends = at.load + at.count == last + 1;
+    // The strip that comes after this one, in these rows or in those below.
+    const std::size_t ahead = ends ? rows_in_tile * codes.row_bytes - begin : at.count * each;
+    const auto put = [&](std::size_t load, std::size_t row, __m512i found) OCTAVO_TILES OCTAVO_LAMBDA {
+        std::int8_t* const to = bytes + load * rows_in_tile * codes_in_load + row * slice;
+        if constexpr (slice == 64) {
+            _mm512_store_si512(to, found);
+        } else {
+            _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(found));
+            _mm256_store_si256(reinterpret_cast<__m256i*>(to + rows_in_tile * slice), _mm512_extracti64x4_epi64(found, 1));
+        }
+    };
+    for (std::size_t row = 0; row < at.height; ++row) {
+        const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + begin;
+        for (std::size_t byte = 0; byte < at.count * each; byte += 64) _mm_prefetch(from + byte + ahead, _MM_HINT_T1);
+        const std::size_t whole = at.count - (ends ? 1 : 0);
+        for (std::size_t load = 0; load < whole; ++load) put(load, row, decoder(from + load * each, all));
+        if (ends) put(whole, row, decoder(from + whole * each, rest));
+    }
+}
+
+// The scales of a strip, slice by slice.
+OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
+    const Factors& scales = codes.scales;
+    const std::size_t in_load = codes_in_load / codes.slice, begin = at.load * in_load, end = (at.load + at.count) * in_load;
+    const auto block_of = [&](std::size_t slice) { return std::min(slice * codes.slice / scales.block, scales.blocks - 1); };
+    for (std::size_t slice = begin; slice < end; slice += 16, out += 16 * rows_in_tile) {
+        const std::size_t first = block_of(slice), last = block_of(std::min(slice + 16, end) - 1);
+        const auto present = static_cast<__mmask16>(0xFFFFu >> (15 - (last - first)));
+        alignas(64) std::int32_t place[16];
+        for (std::size_t i = 0; i < 16; ++i) place[i] = static_cast<std::int32_t>(std::min(block_of(slice + i), last) - first);
+        const __m512i places = _mm512_load_si512(place);
+        __m512 rows[rows_in_tile];
+        for (std::size_t row = 0; row < rows_in_tile; ++row) {
+            const std::size_t own = scales.shared ? 0 : at.row + std::min(row, at.height - 1);
+            const std::size_t start = own * scales.blocks + first;
+            __m512 found;
+            if (scales.narrow)
+                found = _mm512_castsi512_ps(_mm512_slli_epi32(
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(present, static_cast<const std::uint16_t*>(scales.data) + start)), 16));
+            else
+                found = _mm512_maskz_loadu_ps(present, static_cast<const float*>(scales.data) + start);
+            rows[row] = _mm512_permutexvar_ps(places, found);
+        }
+        transpose(rows);
+        for (std::size_t i = 0; i < 16; ++i) _mm512_store_ps(out + i * rows_in_tile, rows[i]);
+    }
+}
+
+OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, std::size_t count, __m512 found) {
+    const auto mask = static_cast<__mmask16>(0xFFFFu >> (16 - count));
+    _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), found));
+}
+
+// Two slices at a time, since a tile's product takes longer than it keeps the unit busy.
+template <std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void multiply_one(const TileCodes& codes, const Task& task, const Place& at, Strip& held) {
+    constexpr std::size_t in_load = codes_in_load / slice;
+    const std::size_t first = at.load * in_load, count = at.count * in_load;
+    const auto* const inputs = reinterpret_cast<const std::int8_t*>(task.inputs) + first * slice;
+    const float* const scales = task.inputs + codes.slices() * slice / 4 + first;
+    std::size_t i = 0;
+    for (; i + 2 <= count; i += 2) {
+        OCTAVO_CLEAR_TILE(0);
+        OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
+        OCTAVO_LOAD_TILE(2, inputs + i * slice, 4);
+        OCTAVO_MULTIPLY_TILES(0, 1, 2);
+        OCTAVO_CLEAR_TILE(3);
+        OCTAVO_LOAD_TILE(4, held.bytes + (i + 1) * rows_in_tile * slice, slice);
+        OCTAVO_LOAD_TILE(5, inputs + (i + 1) * slice, 4);
+        OCTAVO_MULTIPLY_TILES(3, 4, 5);
+        OCTAVO_STORE_TILE(0, held.sums + i * rows_in_tile, 4);
+        OCTAVO_STORE_TILE(3, held.sums + (i + 1) * rows_in_tile, 4);
+    }
+    if (i < count) {
+        OCTAVO_CLEAR_TILE(0);
+        OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
+        OCTAVO_LOAD_TILE(2, inputs + i * slice, 4);
+        OCTAVO_MULTIPLY_TILES(0, 1, 2);
+        OCTAVO_STORE_TILE(0, held.sums + i * rows_in_tile, 4);
+    }
+    __m512 total = _mm512_setzero_ps();
+    for (i = 0; i < count; ++i) {
+        const __m512 scale = _mm512_mul_ps(_mm512_load_ps(held.scales + i * rows_in_tile), _mm512_set1_ps(scales[i]));
+        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(held.sums + i * rows_in_tile)), scale, total);
+    }
+    add_to(task.out + at.row, at.height, total);
+}
+
+template <std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task& task, const Place& at, Strip& held) {
+    constexpr std::size_t in_load = codes_in_load / slice;
+    const std::size_t first = at.load * in_load, count = at.count * in_load;
+    for (std::size_t vector = 0; vector < task.batch; vector += vectors_in_tile) {
+        const float* const group = task.inputs + vector * task.pitch;
+        const auto* const inputs = reinterpret_cast<const std::int8_t*>(group) + first * slice * vectors_in_tile;
+        const float* const scales = group + codes.slices() * slice / 4 * vectors_in_tile + first * vectors_in_tile;
+        __m512 totals[rows_in_tile];
+        for (__m512& total : totals) total = _mm512_setzero_ps();
+        for (std::size_t i = 0; i < count; ++i) {
+            std::int32_t* const sums = held.tiles[i % 2];
+            OCTAVO_CLEAR_TILE(0);
+            OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
+            OCTAVO_LOAD_TILE(2, inputs + i * slice * vectors_in_tile, 4 * vectors_in_tile);
+            OCTAVO_MULTIPLY_TILES(0, 1, 2);
+            OCTAVO_STORE_TILE(0, sums, 4 * vectors_in_tile);
+            const __m512 each = _mm512_load_ps(scales + i * vectors_in_tile);
+            const float* const own = held.scales + i * rows_in_tile;
+#pragma GCC unroll 16
+            for (std::size_t row = 0; row < rows_in_tile; ++row) {
+                const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(own[row]), each);
+                const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + row * vectors_in_tile));
+                totals[row] = _mm512_fmadd_ps(sum, scale, totals[row]);
+            }
+        }
+        transpose(totals);
+        const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
+        for (std::size_t b = 0; b < vectors; ++b)
+            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, totals[b]);
+    }
+}
+
+template <int width, std::size_t slice>
+OCTAVO_TILES void add_rows(const TileCodes& codes, const Task& task) {
+    const Decoder<width, slice> decoder(codes.values);
+    const bool one = task.batch == 1;
+    const Shapes shapes(slice, one ? 1 : vectors_in_tile);
+    static_assert(sizeof shapes == 64);
+    asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
+    Strip& held = strip();
+    const std::size_t loads = codes.loads();
+    for (std::size_t row = task.begin; row < task.end; row += rows_in_tile)
+        for (std::size_t load = 0; load < loads; load += loads_in_strip) {
+            const Place at{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)};
+            decode(decoder, codes, at, held.bytes);
+            spread_scales(codes, at, held.scales);
+            if (one)
+                multiply_one<slice>(codes, task, at, held);
+            else
+                multiply_many<slice>(codes, task, at, held);
+        }
+    asm volatile("tilerelease" ::: "memory");
+}
+
+bool permitted() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+std::size_t slice_of(const Factors& scales) {
+    if (scales.blocks == 1 || scales.block % 64 == 0) return 64;
+    return scales.block % 32 == 0 ? 32 : 0;
+}
+
+bool tiles_supported() {
+    static const bool supported = [] {
+        unsigned a = 0, b = 0, c = 0, d = 0;
+        const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;
+        constexpr unsigned tiles = 1u << 24, bytes = 1u << 25;
+        return known && (d & tiles) != 0 && (d & bytes) != 0 && lanes_supported(false) && permitted();
+    }();
+    return supported;
+}
+
+std::size_t tiles_pitch(const TileCodes& codes) {
+    const std::size_t slices = codes.slices();
+    return slices * codes.slice / 4 + (slices + 15) / 16 * 16;
+}
+
+OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float* plain, std::size_t pitch,
+                                std::size_t vectors, std::size_t room, float* out) {
+    const std::size_t slices = codes.slices(), slice = codes.slice, count = slices * slice;
+    static thread_local std::vector<std::int8_t> bytes;
+    static thread_local std::vector<float> scales;
+    bytes.resize(std::max(bytes.size(), room * count));
+    scales.resize(std::max(scales.size(), room * slices));
+    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(vectors * count),
+              bytes.begin() + static_cast<std::ptrdiff_t>(room * count), std::int8_t{0});
+    std::fill(scales.begin() + static_cast<std::ptrdiff_t>(vectors * slices),
+              scales.begin() + static_cast<std::ptrdiff_t>(room * slices), 0.0f);
+    for (std::size_t v = 0; v < vectors; ++v)
+        bytes_narrow(plain + v * pitch, count, slice, unit, bytes.data() + v * count, scales.data() + v * slices);
+    alignas(64) std::uint8_t places[64];
+    for (std::size_t byte = 0; byte < 64; ++byte)
+        places[byte] = static_cast<std::uint8_t>(byte / slice * slice + code_of(codes.width, slice, byte % slice));
+    const __m512i order = _mm512_load_si512(places);
+    for (std::size_t begin = 0; begin < count; begin += 64) {
+        __m512 found[vectors_in_tile];
+        for (std::size_t v = 0; v < room; ++v)
+            found[v] = _mm512_castsi512_ps(_mm512_permutexvar_epi8(order, _mm512_loadu_si512(bytes.data() + v * count + begin)));
+        if (room > 1) transpose(found);
+        for (std::size_t v = 0; v < room; ++v) _mm512_store_ps(out + begin / 4 * room + 16 * v, found[v]);
+    }
+    float* const numbers = out + count / 4 * room;
+    for (std::size_t s = 0; s < slices; ++s)
+        for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
+}
+
+void tiles_add(const TileCodes& codes, const Task& task) {
+    with_width(codes.width, [&]<int width>() {
+        if (codes.slice == 64)
+            add_rows<width, 64>(codes, task);
+        else
+            add_rows<width, 32>(codes, task);
+    });
+}
+
+}  // namespace octavo
+
+#endif

@@ -178,32 +178,46 @@ class Attend {
 
     void call(std::int64_t rows, std::int64_t threads) const {
         const std::size_t count = checked_rows(rows, out_.shape(0));
-        std::size_t longest = 0;
+        std::size_t most = 0;
         for (std::size_t row = 0; row < count; ++row) {
             const std::int64_t slot = slots_.data()[row], position = positions_.data()[row];
             require(0 <= slot && static_cast<std::size_t>(slot) < keys_.shape(0), "there is no such slot");
             require(0 <= position && static_cast<std::size_t>(position) < cosine_.shape(0), "there is no such position");
-            longest = std::max(longest, static_cast<std::size_t>(position) + 1);
+            most = std::max(most, layer_.spans(static_cast<std::size_t>(position)));
         }
-        if (layer_.window != 0) longest = std::min(longest, layer_.window);
         const std::int64_t *slots = slots_.data(), *positions = positions_.data();
         const nb::gil_scoped_release released;
+        const auto slot_of = [&](std::size_t row) { return static_cast<std::size_t>(slots[row]); };
+        const auto position_of = [&](std::size_t row) { return static_cast<std::size_t>(positions[row]); };
+        const auto found_of = [&](std::size_t row) { return found_.data() + row * layer_.row(); };
         const auto scratch = [this] {
             static thread_local std::vector<float> kept;
             kept.resize(std::max(kept.size(), octavo::scratch_of(layer_)));
             return kept.data();
         };
         for (std::size_t row = 0; row < count; ++row)
-            loops_.append(layer_, found_.data() + row * layer_.row(), static_cast<std::size_t>(slots[row]),
-                          static_cast<std::size_t>(positions[row]), scratch());
-        const std::size_t weight = 2 * longest * layer_.width;
-        octavo::in_team_ranges(count * layer_.heads, 1, weight, workers(threads), [&](std::size_t begin, std::size_t end) {
-            for (std::size_t i = begin; i < end; ++i) {
-                const std::size_t row = i / layer_.heads, head = i % layer_.heads;
-                loops_.attend(layer_, found_.data() + row * layer_.row(), head, static_cast<std::size_t>(slots[row]),
-                              static_cast<std::size_t>(positions[row]), scratch(),
-                              out_.data() + row * layer_.heads * layer_.width);
-            }
+            loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());
+
+        static thread_local std::vector<float> kept_partials;
+        const std::size_t share = layer_.heads / layer_.shared, pitch = most * layer_.partial();
+        kept_partials.resize(std::max(kept_partials.size(), count * layer_.heads * pitch));
+        float* const partials = kept_partials.data();
+        const std::size_t weight = 2 * octavo::span * share * layer_.width;
+        octavo::in_team_ranges(
+            count * layer_.shared * most, 1, weight, workers(threads),
+            [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) {
+                    const std::size_t number = i % most, shared = i / most % layer_.shared, row = i / most / layer_.shared;
+                    if (number >= layer_.spans(position_of(row))) continue;
+                    float* const to = partials + (row * layer_.heads + shared * share) * pitch + number * layer_.partial();
+                    loops_.attend(layer_, found_of(row), shared, slot_of(row), position_of(row), number, scratch(), to, pitch);
+                }
+            },
+            4);
+        octavo::in_team_ranges(count * layer_.heads, 1, pitch, workers(threads), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i)
+                loops_.merge(layer_, partials + i * pitch, layer_.spans(position_of(i / layer_.heads)),
+                             out_.data() + i * layer_.width);
         });
     }
 

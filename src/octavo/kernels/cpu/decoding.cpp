@@ -139,28 +139,34 @@ OCTAVO_INLINE void keep(float value, std::uint16_t* to) { generic::narrow_bfloat
 // Processors fetch no further than to the end of a page by themselves.
 OCTAVO_INLINE void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
 
-// scores[t] = query · key[t] of `count` tiles that follow each other in memory.
-template <std::size_t count, typename Stored>
-OCTAVO_INLINE void score(const float* query, const Stored* keys, std::size_t width, float scale, float* scores) {
-    Vector found[count] = {};
+// Scores of `count` tiles that follow each other in memory, for `queries` queries, which lie `padded` apart.
+template <std::size_t queries, std::size_t count, typename Stored>
+OCTAVO_INLINE void score(const float* query, std::size_t padded, const Stored* keys, std::size_t width, float scale,
+                         float* scores) {
+    Vector found[queries][count] = {};
     for (std::size_t i = 0; i < width; ++i)
         for (std::size_t j = 0; j < count; ++j) {
             fetch(keys + ((count + j) * width + i) * tile);
-            found[j] += load(keys + (j * width + i) * tile) * query[i];
+            const Vector key = load(keys + (j * width + i) * tile);
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] += key * query[q * padded + i];
         }
-    for (std::size_t j = 0; j < count; ++j) store(scores + j * tile, found[j] * scale);
+    for (std::size_t q = 0; q < queries; ++q)
+        for (std::size_t j = 0; j < count; ++j) store(scores + q * span + j * tile, found[q][j] * scale);
 }
 
-// out = sum of share[t] * value[t] over `tokens`, of count * tile channels.
-template <std::size_t count, typename Stored>
-OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tokens, std::size_t padded, float* out) {
-    Vector found[count] = {};
+// Sums of share[t] * value[t] over `tokens`, of count * tile channels, for `queries` queries.
+template <std::size_t queries, std::size_t count, typename Stored>
+OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tokens, std::size_t padded, float* out,
+                       std::size_t pitch) {
+    Vector found[queries][count] = {};
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t j = 0; j < count; ++j) {
             fetch(values + (t + tile) * padded + j * tile);
-            found[j] += load(values + t * padded + j * tile) * share[t];
+            const Vector value = load(values + t * padded + j * tile);
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] += value * share[q * span + t];
         }
-    for (std::size_t j = 0; j < count; ++j) store(out + j * tile, found[j]);
+    for (std::size_t q = 0; q < queries; ++q)
+        for (std::size_t j = 0; j < count; ++j) store(out + q * pitch + j * tile, found[q][j]);
 }
 
 template <typename Stored>
@@ -187,53 +193,102 @@ OCTAVO_INLINE void append(const Attention& layer, const float* found, std::size_
         append_to<float>(layer, found, slot, position, scratch);
 }
 
+// Tokens begin to end, within a span, of one slot's keys and values.
 template <typename Stored>
-OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
-                             std::size_t position, float* scratch, float* out) {
-    const std::size_t width = layer.width, padded = layer.padded;
-    const std::size_t place = slot * layer.shared + head / (layer.heads / layer.shared);
-    const Stored* const keys = static_cast<const Stored*>(layer.keys) + place * layer.tiles * width * tile;
-    const Stored* const values = static_cast<const Stored*>(layer.values) + place * layer.tiles * tile * padded;
-    float *const scores = scratch, *const mixed = scratch + layer.tiles * tile;
+struct Seen {
+    const Stored *keys, *values;
+    std::size_t begin, end;
+};
 
-    const std::size_t end = position + 1;
-    const std::size_t begin = layer.window != 0 && end > layer.window ? end - layer.window : 0;
-    const std::size_t first = begin / tile, last = position / tile + 1;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
-    turned(layer, found + head * width, layer.query_norm, position, mixed);
-    std::size_t t = first;
-    for (; t + 4 <= last; t += 4) score<4>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
-    for (; t < last; ++t) score<1>(mixed, keys + t * width * tile, width, scale, scores + t * tile);
-    for (std::size_t i = first * tile; i < begin; ++i) scores[i] = -__builtin_inff();
+// Shares of each token, not yet divided by their sum, which follows the mixed values after the largest score.
+OCTAVO_INLINE void weigh(std::size_t begin, std::size_t end, float* scores, float* largest_and_sum) {
+    const std::size_t last = (end + tile - 1) / tile;
+    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = -__builtin_inff();
     for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
-    Vector peak = load(scores + first * tile);
-    for (t = first + 1; t < last; ++t) {
+    Vector peak = load(scores + begin / tile * tile);
+    for (std::size_t t = begin / tile + 1; t < last; ++t) {
         const Vector next = load(scores + t * tile);
         peak = next > peak ? next : peak;
     }
     const float largest = largest_of(peak);
-    for (t = first; t < last; ++t) store(scores + t * tile, exponential(load(scores + t * tile) - largest));
-    for (std::size_t i = first * tile; i < begin; ++i) scores[i] = 0.0f;
+    for (std::size_t t = begin / tile; t < last; ++t)
+        store(scores + t * tile, exponential(load(scores + t * tile) - largest));
+    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = 0.0f;
     for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
     Vector partial{};
-    for (t = first; t < last; ++t) partial += load(scores + t * tile);
-    const float total = sum_of(partial);
-    std::size_t channel = 0;
-    const float* const share_of = scores + begin;
-    const Stored* const from = values + begin * padded;
-    for (; channel + 4 * tile <= padded; channel += 4 * tile)
-        mix<4>(share_of, from + channel, end - begin, padded, mixed + channel);
-    for (; channel < padded; channel += tile)
-        mix<1>(share_of, from + channel, end - begin, padded, mixed + channel);
-    for (std::size_t i = 0; i < width; ++i) out[head * width + i] = mixed[i] / total;
+    for (std::size_t t = begin / tile; t < last; ++t) partial += load(scores + t * tile);
+    largest_and_sum[0] = largest;
+    largest_and_sum[1] = sum_of(partial);
 }
 
-OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
-                          std::size_t position, float* scratch, float* out) {
+template <std::size_t queries, typename Stored>
+OCTAVO_INLINE void attend_queries(const Attention& layer, const Seen<Stored>& seen, const float* query, float* scores,
+                                  float* partials, std::size_t pitch) {
+    const std::size_t width = layer.width, padded = layer.padded, last = (seen.end + tile - 1) / tile;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    std::size_t t = seen.begin / tile;
+    for (; t + 4 <= last; t += 4)
+        score<queries, 4>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
+    for (; t < last; ++t)
+        score<queries, 1>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
+    for (std::size_t q = 0; q < queries; ++q) weigh(seen.begin, seen.end, scores + q * span, partials + q * pitch + padded);
+    const std::size_t tokens = seen.end - seen.begin;
+    const Stored* const from = seen.values + seen.begin * padded;
+    std::size_t channel = 0;
+    for (; channel + 4 * tile <= padded; channel += 4 * tile)
+        mix<queries, 4>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+    for (; channel < padded; channel += tile)
+        mix<queries, 1>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+}
+
+template <typename Stored>
+OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                             std::size_t position, std::size_t number, float* scratch, float* partials,
+                             std::size_t pitch) {
+    const std::size_t width = layer.width, padded = layer.padded, share = layer.heads / layer.shared;
+    const std::size_t place = slot * layer.shared + shared;
+    const std::size_t start = (layer.first(position) / span + number) * span;
+    const std::size_t begin = layer.first(position) > start ? layer.first(position) - start : 0;
+    const std::size_t end = position + 1 - start < span ? position + 1 - start : span;
+    const Seen<Stored> seen{static_cast<const Stored*>(layer.keys) + (place * layer.tiles * tile + start) * width,
+                            static_cast<const Stored*>(layer.values) + (place * layer.tiles * tile + start) * padded, begin, end};
+    float *query = scratch, *scores = scratch + share * padded;
+    for (std::size_t q = 0; q < share; ++q)
+        turned(layer, found + (shared * share + q) * width, layer.query_norm, position, query + q * padded);
+    for (std::size_t q = 0; q < share;) {
+        const std::size_t count = share - q < 4 ? share - q : 4;
+        float* const to = partials + q * pitch;
+        if (count == 4) attend_queries<4>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 3) attend_queries<3>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 2) attend_queries<2>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 1) attend_queries<1>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        q += count;
+    }
+}
+
+OCTAVO_INLINE void attend(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                          std::size_t position, std::size_t number, float* scratch, float* partials,
+                          std::size_t pitch) {
     if (layer.narrow)
-        attend_to<std::uint16_t>(layer, found, head, slot, position, scratch, out);
+        attend_to<std::uint16_t>(layer, found, shared, slot, position, number, scratch, partials, pitch);
     else
-        attend_to<float>(layer, found, head, slot, position, scratch, out);
+        attend_to<float>(layer, found, shared, slot, position, number, scratch, partials, pitch);
+}
+
+OCTAVO_INLINE void merge(const Attention& layer, const float* partials, std::size_t spans, float* out) {
+    const std::size_t pitch = layer.partial(), padded = layer.padded;
+    float largest = partials[padded];
+    for (std::size_t s = 1; s < spans; ++s)
+        largest = partials[s * pitch + padded] > largest ? partials[s * pitch + padded] : largest;
+    float total = 0;
+    for (std::size_t i = 0; i < layer.width; ++i) out[i] = 0;
+    for (std::size_t s = 0; s < spans; ++s) {
+        const float* const partial = partials + s * pitch;
+        const float factor = exponential(Vector{} + (partial[padded] - largest))[0];
+        total += partial[padded + 1] * factor;
+        for (std::size_t i = 0; i < layer.width; ++i) out[i] += partial[i] * factor;
+    }
+    for (std::size_t i = 0; i < layer.width; ++i) out[i] /= total;
 }
 
 OCTAVO_INLINE Vector load_first(const std::uint16_t* from, std::size_t count) {
@@ -298,9 +353,13 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
                                   std::size_t position, float* scratch) {                                        \
         append(layer, found, slot, position, scratch);                                                           \
     }                                                                                                            \
-    attributes void attend_##name(const Attention& layer, const float* found, std::size_t head, std::size_t slot, \
-                                  std::size_t position, float* scratch, float* out) {                            \
-        attend(layer, found, head, slot, position, scratch, out);                                                \
+    attributes void attend_##name(const Attention& layer, const float* found, std::size_t shared,                \
+                                  std::size_t slot, std::size_t position, std::size_t number, float* scratch,     \
+                                  float* partials, std::size_t pitch) {                                          \
+        attend(layer, found, shared, slot, position, number, scratch, partials, pitch);                          \
+    }                                                                                                            \
+    attributes void merge_##name(const Attention& layer, const float* partials, std::size_t spans, float* out) { \
+        merge(layer, partials, spans, out);                                                                      \
     }                                                                                                            \
     attributes void gate_##name(std::size_t rows, std::size_t inner, const float* found, float* out) {           \
         gate(rows, inner, found, out);                                                                           \
@@ -308,7 +367,8 @@ OCTAVO_INLINE void dense(const Dense& product, std::size_t begin, std::size_t en
     attributes void dense_##name(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {   \
         dense(product, begin, end, batch);                                                                       \
     }                                                                                                            \
-    constexpr DecodingLoops name##_decoding{add_norm_##name, append_##name, attend_##name, gate_##name, dense_##name};
+    constexpr DecodingLoops name##_decoding{add_norm_##name, append_##name, attend_##name, merge_##name,          \
+                                            gate_##name,     dense_##name};
 
 OCTAVO_DECODING(plain, )
 #if defined(__x86_64__)

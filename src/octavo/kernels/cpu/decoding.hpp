@@ -10,6 +10,9 @@ namespace octavo {
 // Tokens of a tile of keys; channels of values come in multiples of it; partial sums of every sum.
 constexpr std::size_t tile = 16;
 
+// Tokens that are attended to apart from the others, from a multiple of it on: a long text is shared by threads.
+constexpr std::size_t span = 64;
+
 // Attention of one layer, whose keys, float32 or bfloat16, lie as [slots][shared][tiles][width][tile] and values as
 // [slots][shared][tiles * tile][padded].
 struct Attention {
@@ -29,6 +32,15 @@ struct Attention {
     bool narrow;  // keys and values are bfloat16
 
     std::size_t row() const { return (heads + 2 * shared) * width; }
+
+    // The first token that is seen at a position, and the spans up to it.
+    std::size_t first(std::size_t position) const {
+        return window != 0 && position + 1 > window ? position + 1 - window : 0;
+    }
+    std::size_t spans(std::size_t position) const { return position / span + 1 - first(position) / span; }
+
+    // Floats of what a span gives for one head: its mixed values, the largest score, and the sum of shares.
+    std::size_t partial() const { return padded + tile; }
 };
 
 // outputs[b][r] = inputs[b] · weight[r] + bias[r].
@@ -51,9 +63,13 @@ struct DecodingLoops {
     // floats as scratch_of says.
     void (*append)(const Attention& layer, const float* found, std::size_t slot, std::size_t position, float* scratch);
 
-    // The attention of one of its heads, once its key is in the cache; `out` has its heads' channels.
-    void (*attend)(const Attention& layer, const float* found, std::size_t head, std::size_t slot,
-                   std::size_t position, float* scratch, float* out);
+    // What one span gives for the heads that share keys and values, once the token's are in the cache; the partials of
+    // these heads lie `pitch` apart.
+    void (*attend)(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                   std::size_t position, std::size_t number, float* scratch, float* partials, std::size_t pitch);
+
+    // The attention of one head from the partials of its spans.
+    void (*merge)(const Attention& layer, const float* partials, std::size_t spans, float* out);
 
     // out = silu(gate) * up, where each row of `found` holds both.
     void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out);
@@ -62,7 +78,9 @@ struct DecodingLoops {
     void (*dense)(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch);
 };
 
-inline std::size_t scratch_of(const Attention& layer) { return layer.tiles * tile + layer.padded; }
+inline std::size_t scratch_of(const Attention& layer) {
+    return layer.heads / layer.shared * (span + layer.padded) + layer.padded;
+}
 
 // The fastest loops this processor runs; `portable` forces the portable ones.
 const DecodingLoops& choose_decoding(bool portable);

@@ -22,14 +22,16 @@ void in_team(std::size_t threads, const Work& work) {
 // A team is called for no fewer multiplications a thread than this.
 constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
 
-// Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`; `weight` is the number of
-// multiplications of one of them.
+// Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`, `ranges` for each thread;
+// `weight` is the number of multiplications of one of them.
 template <typename Work>
-void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std::size_t threads, const Work& work) {
+void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std::size_t threads, const Work& work,
+                    std::size_t ranges = 1) {
     const std::size_t units = (count + unit - 1) / unit;
     const std::size_t most = std::min(units, count * weight / least_for_a_thread);
     const std::size_t team = std::clamp<std::size_t>(threads, 1, std::max<std::size_t>(most, 1));
-    const std::size_t share = (units + team - 1) / team * unit;
+    const std::size_t pieces = team == 1 ? 1 : team * ranges;
+    const std::size_t share = (units + pieces - 1) / pieces * unit;
     std::atomic<std::size_t> next = 0;
     in_team(team, [&] {
         for (std::size_t begin = next++ * share; begin < count; begin = next++ * share)

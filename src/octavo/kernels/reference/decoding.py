@@ -13,6 +13,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 TILE = 16
+SPAN = 64
+"""Tokens that are attended to apart from the others; spans begin at multiples of it."""
+
 REACH = 87.0
 MAGIC = 12582912.0
 """1.5 · 2²³: a float32 to which this is added and from which it is taken again is a whole number."""
@@ -108,20 +111,36 @@ def attend(
     values[slot, :, position, :width] = own_values
     values[slot, :, position, width:] = 0
 
-    begin = max(0, position + 1 - window) if window else 0
-    first, last = begin // TILE, position // TILE + 1
     queries = queries.view(shared, -1, width, 1, 1)
+    begin = max(0, position + 1 - window) if window else 0
+    largest, sums, mixed = [], [], []
+    for start in range(begin // SPAN * SPAN, position + 1, SPAN):
+        first, stop = max(begin, start), min(position + 1, start + SPAN)
+        scores = _scores(queries, keys[slot], first, stop)
+        largest.append(scores.amax(-1, keepdim=True))
+        share = exponential(scores - largest[-1])
+        sums.append(lane_sum(torch.nn.functional.pad(share, (first % TILE, 0))))
+        found = queries.new_zeros(1)
+        for i, token in enumerate(range(first, stop)):
+            found = found + values[slot, :, None, token, :width] * share[..., i, None]
+        mixed.append(found)
+    most = torch.stack(largest).amax(0)
+    total, attended = torch.zeros_like(most), torch.zeros_like(mixed[0])
+    for peak, part, found in zip(largest, sums, mixed, strict=True):
+        factor = exponential(peak - most)
+        total, attended = total + part * factor, attended + found * factor
+    return (attended / total).flatten()
+
+
+def _scores(
+    queries: Float[Tensor, "shared share width 1 1"], keys: Float[Tensor, "shared tiles width 16"], begin: int, end: int
+) -> Float32[Tensor, "shared share tokens"]:
+    width, first = keys.shape[2], begin // TILE
     scores = queries.new_zeros(1)
     for channel in range(width):
-        scores = scores + keys[slot, :, None, first:last, channel] * queries[:, :, channel]
-    scores = (scores * (1.0 / torch.tensor(width, dtype=torch.float32).sqrt())).flatten(2)
-    scores = scores[..., begin - first * TILE : position + 1 - first * TILE]
-    share = exponential(scores - scores.amax(-1, keepdim=True))
-    total = lane_sum(torch.nn.functional.pad(share, (begin - first * TILE, 0)))
-    mixed = queries.new_zeros(1)
-    for i, token in enumerate(range(begin, position + 1)):
-        mixed = mixed + values[slot, :, None, token, :width] * share[..., i, None]
-    return (mixed / total).flatten()
+        scores = scores + keys[:, None, first : -(-end // TILE), channel] * queries[:, :, channel]
+    scores = scores * (1.0 / torch.tensor(width, dtype=torch.float32).sqrt())
+    return scores.flatten(2)[..., begin - first * TILE : end - first * TILE]
 
 
 def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -16,7 +16,7 @@
 #include "lanes.hpp"
 #include "lookup_avx512.hpp"
 
-#define OCTAVO_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,amx-tile,amx-int8")))
+#define OCTAVO_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,amx-tile,amx-int8")))
 
 // Compilers' own intrinsics tell them too little of what is read and written (GCC 12 drops the stores to a configuration).
 #define OCTAVO_LOAD_TILE(tile, from, stride)                                                             \
@@ -35,6 +35,8 @@ namespace {
 
 constexpr std::size_t rows_in_tile = 16;
 
+constexpr std::size_t padded(std::size_t count) { return (count + 15) / 16 * 16; }
+
 // Loads of sixteen rows that are decoded before they are multiplied: their bytes are a third of the nearest cache.
 constexpr std::size_t loads_in_strip = 16;
 constexpr std::size_t most_slices = loads_in_strip * codes_in_load / 32;
@@ -43,8 +45,7 @@ constexpr std::size_t most_slices = loads_in_strip * codes_in_load / 32;
 struct Strip {
     alignas(64) std::int8_t bytes[rows_in_tile * loads_in_strip * codes_in_load];  // [slice][row][code]
     alignas(64) float scales[most_slices * rows_in_tile];                         // [slice][row]
-    alignas(64) std::int32_t sums[most_slices * rows_in_tile];                     // of one vector, [slice][row]
-    alignas(64) std::int32_t tiles[2][rows_in_tile * vectors_in_tile];             // of many, [row][vector]
+    alignas(64) std::int32_t sums[2][rows_in_tile * vectors_in_tile];              // [row][vector], in turns
 };
 
 Strip& strip() {
@@ -52,18 +53,16 @@ Strip& strip() {
     return kept;
 }
 
-// Tiles 0 and 3 are sums, 1 and 4 codes, 2 and 5 inputs.
+// Tile 0 is sums, 1 codes, 2 inputs.
 struct Shapes {
     std::uint8_t palette = 1, start = 0, reserved[14] = {};
     std::uint16_t row_bytes[16] = {};
     std::uint8_t rows[16] = {};
 
-    Shapes(std::size_t slice, std::size_t vectors) {
-        for (const int sums : {0, 3}) {
-            set(sums, rows_in_tile, 4 * vectors);
-            set(sums + 1, rows_in_tile, slice);
-            set(sums + 2, slice / 4, 4 * vectors);
-        }
+    explicit Shapes(std::size_t slice) {
+        set(0, rows_in_tile, 4 * vectors_in_tile);
+        set(1, rows_in_tile, slice);
+        set(2, slice / 4, 4 * vectors_in_tile);
     }
 
 private:
@@ -90,7 +89,9 @@ struct Decoder {
     Lookup<width> lookup;
     __m512i from, by;
 
-    OCTAVO_TILES OCTAVO_INLINE explicit Decoder(const std::int8_t* values) : lookup(values) {
+    // `flipped` in every value.
+    OCTAVO_TILES OCTAVO_INLINE Decoder(const std::int8_t* values, std::uint8_t flipped) : lookup(values) {
+        for (__m512i& part : lookup.table) part = _mm512_xor_si512(part, _mm512_set1_epi8(static_cast<char>(flipped)));
         alignas(64) std::uint8_t places[64] = {}, shifts[64] = {};
         for (std::size_t byte = 0; byte < 64; ++byte) {
             if constexpr (shifted) {
@@ -162,17 +163,28 @@ struct Place {
     std::size_t row, height, load, count;
 };
 
+// Of a row in a strip: loads that are there as a whole, what is there of the one after them, which is the row's last, and
+// how far away the strip lies that comes next, in these rows or in those below.
+template <int width, std::size_t slice>
+struct Span {
+    std::size_t whole, ahead;
+    __mmask64 rest;
+
+    OCTAVO_INLINE Span(const TileCodes& codes, const Place& at) {
+        constexpr std::size_t each = Decoder<width, slice>::bytes;
+        const std::size_t last = codes.loads() - 1;
+        const bool ends = at.load + at.count == last + 1;
+        rest = ~__mmask64{0} >> (64 - std::min(codes.row_bytes - last * each, each));
+        whole = at.count - (ends && rest != Decoder<width, slice>::all ? 1 : 0);
+        ahead = ends ? rows_in_tile * codes.row_bytes - at.load * each : at.count * each;
+    }
+};
+
 template <int width, std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, const TileCodes& codes, const Place& at,
                                        std::int8_t* bytes) {
     constexpr std::size_t each = Decoder<width, slice>::bytes;
-    constexpr __mmask64 all = Decoder<width, slice>::all;
-    const std::size_t begin = at.load * each, last = codes.loads() - 1;
-    const std::size_t held = std::min(codes.row_bytes - last * each, each);
-    const __mmask64 rest = ~__mmask64{0} >> (64 - held);
-    const bool ends = at.load + at.count == last + 1;
-    // The strip that comes after this one, in these rows or in those below.
-    const std::size_t ahead = ends ? rows_in_tile * codes.row_bytes - begin : at.count * each;
+    const Span<width, slice> span(codes, at);
     const auto put = [&](std::size_t load, std::size_t row, __m512i found) OCTAVO_TILES OCTAVO_LAMBDA {
         std::int8_t* const to = bytes + load * rows_in_tile * codes_in_load + row * slice;
         if constexpr (slice == 64) {
@@ -183,15 +195,19 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
         }
     };
     for (std::size_t row = 0; row < at.height; ++row) {
-        const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + begin;
-        for (std::size_t byte = 0; byte < at.count * each; byte += 64) _mm_prefetch(from + byte + ahead, _MM_HINT_T1);
-        const std::size_t whole = at.count - (ends ? 1 : 0);
-        for (std::size_t load = 0; load < whole; ++load) put(load, row, decoder(from + load * each, all));
-        if (ends) put(whole, row, decoder(from + whole * each, rest));
+        const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + at.load * each;
+        for (std::size_t byte = 0; byte < at.count * each; byte += 64) _mm_prefetch(from + byte + span.ahead, _MM_HINT_T1);
+        for (std::size_t load = 0; load < span.whole; ++load)
+            put(load, row, decoder(from + load * each, Decoder<width, slice>::all));
+        if (span.whole < at.count) put(span.whole, row, decoder(from + span.whole * each, span.rest));
     }
 }
 
-// The scales of a strip, slice by slice.
+// Where `summed` leaves the rows.
+constexpr std::size_t summed_row(std::size_t place) { return place / 8 * 4 + place / 4 % 2 * 8 + place % 2 * 2 + place / 2 % 2; }
+
+// The scales of a strip, slice by slice; with `summed`, in the order that it leaves rows in.
+template <bool summed>
 OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
     const Factors& scales = codes.scales;
     const std::size_t in_load = codes_in_load / codes.slice, begin = at.load * in_load, end = (at.load + at.count) * in_load;
@@ -204,7 +220,7 @@ OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Plac
         const __m512i places = _mm512_load_si512(place);
         __m512 rows[rows_in_tile];
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
-            const std::size_t own = scales.shared ? 0 : at.row + std::min(row, at.height - 1);
+            const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
             const std::size_t start = own * scales.blocks + first;
             __m512 found;
             if (scales.narrow)
@@ -224,39 +240,68 @@ OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, std::size_t count, __m512 fou
     _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), found));
 }
 
-// Two slices at a time, since a tile's product takes longer than it keeps the unit busy.
+// The sums over the lanes of sixteen rows, one row a lane; over each half of the lanes where slices are halves of a load.
+// Halves are exchanged and added until every lane has its row.
 template <std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void multiply_one(const TileCodes& codes, const Task& task, const Place& at, Strip& held) {
-    constexpr std::size_t in_load = codes_in_load / slice;
-    const std::size_t first = at.load * in_load, count = at.count * in_load;
+OCTAVO_TILES OCTAVO_INLINE void sum_lanes(__m512i* v, __m512i* out) {
+    const auto halves = [](__m512i a, __m512i b) OCTAVO_TILES OCTAVO_LAMBDA {
+        return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    };
+    const auto words = [](__m512i a, __m512i b) OCTAVO_TILES OCTAVO_LAMBDA {
+        const __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
+        return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(x, y, 0x88)),
+                                _mm512_castps_si512(_mm512_shuffle_ps(x, y, 0xDD)));
+    };
+    for (int i = 0; i < 8; ++i)
+        v[i] = slice == 64 ? _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_i32x4(v[i], v[i + 8], 0xEE))
+                           : _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 8], 0x88), _mm512_shuffle_i32x4(v[i], v[i + 8], 0xDD));
+    if constexpr (slice == 64) {
+        for (int i = 0; i < 4; ++i)
+            v[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_i32x4(v[i], v[i + 4], 0xDD));
+        out[0] = words(halves(v[0], v[2]), halves(v[1], v[3]));
+    } else {
+        const __m512i low = words(halves(v[0], v[2]), halves(v[1], v[3]));
+        const __m512i high = words(halves(v[4], v[6]), halves(v[5], v[7]));
+        out[0] = _mm512_shuffle_i32x4(low, high, 0x88), out[1] = _mm512_shuffle_i32x4(low, high, 0xDD);
+    }
+}
+
+// One vector: as many instructions as tiles take, and memory is read in a steadier stream.
+template <int width, std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, const Task& task,
+                                             const Place& at, const Strip& held) {
+    constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
+    const std::size_t first = at.load * in_load;
     const auto* const inputs = reinterpret_cast<const std::int8_t*>(task.inputs) + first * slice;
     const float* const scales = task.inputs + codes.slices() * slice / 4 + first;
-    std::size_t i = 0;
-    for (; i + 2 <= count; i += 2) {
-        OCTAVO_CLEAR_TILE(0);
-        OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
-        OCTAVO_LOAD_TILE(2, inputs + i * slice, 4);
-        OCTAVO_MULTIPLY_TILES(0, 1, 2);
-        OCTAVO_CLEAR_TILE(3);
-        OCTAVO_LOAD_TILE(4, held.bytes + (i + 1) * rows_in_tile * slice, slice);
-        OCTAVO_LOAD_TILE(5, inputs + (i + 1) * slice, 4);
-        OCTAVO_MULTIPLY_TILES(3, 4, 5);
-        OCTAVO_STORE_TILE(0, held.sums + i * rows_in_tile, 4);
-        OCTAVO_STORE_TILE(3, held.sums + (i + 1) * rows_in_tile, 4);
-    }
-    if (i < count) {
-        OCTAVO_CLEAR_TILE(0);
-        OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
-        OCTAVO_LOAD_TILE(2, inputs + i * slice, 4);
-        OCTAVO_MULTIPLY_TILES(0, 1, 2);
-        OCTAVO_STORE_TILE(0, held.sums + i * rows_in_tile, 4);
-    }
+    const float* const bases = scales + padded(codes.slices());
+    const Span<width, slice> span(codes, at);
+    const std::uint8_t* rows[rows_in_tile];
+    for (std::size_t row = 0; row < rows_in_tile; ++row)
+        rows[row] = codes.codes + (at.row + std::min(row, at.height - 1)) * codes.row_bytes + at.load * each;
     __m512 total = _mm512_setzero_ps();
-    for (i = 0; i < count; ++i) {
-        const __m512 scale = _mm512_mul_ps(_mm512_load_ps(held.scales + i * rows_in_tile), _mm512_set1_ps(scales[i]));
-        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(held.sums + i * rows_in_tile)), scale, total);
-    }
-    add_to(task.out + at.row, at.height, total);
+    const auto add = [&](std::size_t load, __mmask64 present) OCTAVO_TILES OCTAVO_LAMBDA {
+        const __m512i x = _mm512_loadu_si512(inputs + load * codes_in_load);
+        __m512i found[rows_in_tile], sums[in_load];
+#pragma GCC unroll 16
+        for (std::size_t row = 0; row < rows_in_tile; ++row) {
+            found[row] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), decoder(rows[row] + load * each, present), x);
+            _mm_prefetch(rows[row] + load * each + span.ahead, _MM_HINT_T1);
+        }
+        sum_lanes<slice>(found, sums);
+        for (std::size_t i = 0; i < in_load; ++i) {
+            const std::size_t place = load * in_load + i;
+            std::int32_t base;
+            std::memcpy(&base, bases + place, sizeof base);
+            const __m512 scale = _mm512_mul_ps(_mm512_load_ps(held.scales + place * rows_in_tile), _mm512_set1_ps(scales[place]));
+            total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums[i], _mm512_set1_epi32(base))), scale, total);
+        }
+    };
+    for (std::size_t load = 0; load < span.whole; ++load) add(load, Decoder<width, slice>::all);
+    if (span.whole < at.count) add(span.whole, span.rest);
+    alignas(64) std::int32_t place_of[rows_in_tile];
+    for (std::size_t place = 0; place < rows_in_tile; ++place) place_of[summed_row(place)] = static_cast<std::int32_t>(place);
+    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of), total));
 }
 
 template <std::size_t slice>
@@ -270,7 +315,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task
         __m512 totals[rows_in_tile];
         for (__m512& total : totals) total = _mm512_setzero_ps();
         for (std::size_t i = 0; i < count; ++i) {
-            std::int32_t* const sums = held.tiles[i % 2];
+            std::int32_t* const sums = held.sums[i % 2];
             OCTAVO_CLEAR_TILE(0);
             OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
             OCTAVO_LOAD_TILE(2, inputs + i * slice * vectors_in_tile, 4 * vectors_in_tile);
@@ -292,26 +337,43 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task
     }
 }
 
+// Calls run(place) for each strip of a task.
+template <typename Run>
+OCTAVO_TILES OCTAVO_INLINE void in_strips(const TileCodes& codes, const Task& task, const Run& run) {
+    const std::size_t loads = codes.loads();
+    for (std::size_t row = task.begin; row < task.end; row += rows_in_tile)
+        for (std::size_t load = 0; load < loads; load += loads_in_strip)
+            run(Place{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)});
+}
+
 template <int width, std::size_t slice>
-OCTAVO_TILES void add_rows(const TileCodes& codes, const Task& task) {
-    const Decoder<width, slice> decoder(codes.values);
-    const bool one = task.batch == 1;
-    const Shapes shapes(slice, one ? 1 : vectors_in_tile);
+OCTAVO_TILES void add_one(const TileCodes& codes, const Task& task) {
+    const Decoder<width, slice> decoder(codes.values, middle);
+    Strip& held = strip();
+    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
+        spread_scales<true>(codes, at, held.scales);
+        multiply_one(decoder, codes, task, at, held);
+    });
+}
+
+template <int width, std::size_t slice>
+OCTAVO_TILES void add_many(const TileCodes& codes, const Task& task) {
+    const Decoder<width, slice> decoder(codes.values, 0);
+    const Shapes shapes(slice);
     static_assert(sizeof shapes == 64);
     asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
     Strip& held = strip();
-    const std::size_t loads = codes.loads();
-    for (std::size_t row = task.begin; row < task.end; row += rows_in_tile)
-        for (std::size_t load = 0; load < loads; load += loads_in_strip) {
-            const Place at{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)};
-            decode(decoder, codes, at, held.bytes);
-            spread_scales(codes, at, held.scales);
-            if (one)
-                multiply_one<slice>(codes, task, at, held);
-            else
-                multiply_many<slice>(codes, task, at, held);
-        }
+    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
+        decode(decoder, codes, at, held.bytes);
+        spread_scales<false>(codes, at, held.scales);
+        multiply_many<slice>(codes, task, at, held);
+    });
     asm volatile("tilerelease" ::: "memory");
+}
+
+template <int width, std::size_t slice>
+void add_rows(const TileCodes& codes, const Task& task) {
+    task.batch == 1 ? add_one<width, slice>(codes, task) : add_many<width, slice>(codes, task);
 }
 
 bool permitted() {
@@ -341,8 +403,7 @@ bool tiles_supported() {
 }
 
 std::size_t tiles_pitch(const TileCodes& codes) {
-    const std::size_t slices = codes.slices();
-    return slices * codes.slice / 4 + (slices + 15) / 16 * 16;
+    return codes.slices() * codes.slice / 4 + 2 * padded(codes.slices());
 }
 
 OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float* plain, std::size_t pitch,
@@ -372,6 +433,13 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float*
     float* const numbers = out + count / 4 * room;
     for (std::size_t s = 0; s < slices; ++s)
         for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
+    if (room > 1) return;
+    // Values without a sign are too large by the middle.
+    for (std::size_t s = 0; s < slices; ++s) {
+        std::int32_t sum = 0;
+        for (std::size_t i = 0; i < slice; ++i) sum -= middle * bytes[s * slice + i];
+        std::memcpy(numbers + padded(slices) + s, &sum, sizeof sum);
+    }
 }
 
 void tiles_add(const TileCodes& codes, const Task& task) {

@@ -172,10 +172,11 @@ async def load(
 
 
 @contextlib.contextmanager
-def server(model: str, slots: int, queue: int) -> Iterator[str]:
+def server(model: str, slots: int, queue: int, arithmetic: str) -> Iterator[str]:
     """A server in a process of its own, and its URL."""
     command = [sys.executable, "-m", "octavo.cli", "serve", model, "--port", "0"]
     command += ["--slots", str(slots), "--queue", str(queue), "--context", "1024"]
+    command += ["--arithmetic", arithmetic]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -231,8 +232,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64, help="of the longest answer")
     parser.add_argument("--requests", type=int, default=24, help="different ones")
+    parser.add_argument("--arithmetic", choices=("exact", "int8"), default="exact")
     options = parser.parse_args()
-    with server(options.model, options.slots, 2 * options.clients) as url:
+    with server(options.model, options.slots, 2 * options.clients, options.arithmetic) as url:
         wrong = asyncio.run(measure(url, options))
     sys.exit(1 if wrong else 0)
 

@@ -98,7 +98,7 @@ def test_eight_bits_stay_near(kind: str, tmp_path: Path, generator: torch.Genera
     size = (expected - expected.mean(-1, keepdim=True)).square().mean().sqrt()
     for found, place in ((read[None], slice(19, 20)), (torch.stack(made), slice(20, 40)), (read_on, slice(0, 40))):
         assert found.dtype == torch.float32
-        assert (found - expected[place]).square().mean().sqrt() < 0.05 * size
+        assert (found - expected[place]).square().mean().sqrt() < 0.06 * size
 
 
 def test_arithmetic_has_a_name(pair: tuple[Any, Decoder], tmp_path: Path) -> None:

@@ -127,17 +127,20 @@ class Engine:
         if active:
             logits = self._step([*active.values()], [*active]).cpu()
             emitted = [self._choose(slot, row) for slot, row in zip(active, logits, strict=True)]
-        room = CHUNK
+        chunks, room = {}, CHUNK
         for slot in waiting:
-            request = self._requests[slot]
-            chunk = request.unread[:CHUNK]
+            chunk = self._requests[slot].unread[:CHUNK]
             if len(chunk) > room:
                 break
             room -= len(chunk)
-            request.unread = request.unread[CHUNK:]
-            row = self.model.prefill(chunk, self.cache, slot)
-            if not len(request.unread):
-                emitted.append(self._choose(slot, row.cpu()))
+            chunks[slot] = chunk
+        if chunks:
+            logits = self.model.prefill_many([*chunks.values()], self.cache, [*chunks]).cpu()
+            for slot, row in zip(chunks, logits, strict=True):
+                request = self._requests[slot]
+                request.unread = request.unread[CHUNK:]
+                if not len(request.unread):
+                    emitted.append(self._choose(slot, row))
         return emitted
 
     def _choose(self, slot: int, logits: Tensor) -> Emitted:

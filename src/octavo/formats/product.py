@@ -35,8 +35,8 @@ from octavo.formats.outlier_rounder import apart, rest_of
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
 
-FEW = 16
-"""Inputs up to which a packed weight is multiplied as it is: more are worth making it dense."""
+FEW = 64
+"""Inputs up to which any packed weight is multiplied as it is: more are worth making most of them dense."""
 
 
 def exact(inputs: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:

@@ -199,6 +199,10 @@ class Product:
         wide = inputs.float()
         return sum((part.product(wide, self.rows) for part in self.parts), wide.new_zeros(len(wide), self.rows))
 
+    def suits_many(self, arithmetic: Arithmetic) -> bool:
+        """Whether any number of inputs is multiplied as fast as by a dense matrix; no result depends on their number."""
+        return self._device.type == "cpu" and not cpu.MISSING and self._native.suits_many(arithmetic)
+
     def take(self, index: Int64[Tensor, " count"]) -> Float32[Tensor, "count {self.columns}"] | None:
         """Rows of the matrix, in float32; None where C++ is not there to cut them out.
 

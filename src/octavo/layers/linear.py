@@ -28,7 +28,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 def _packed(packed: Packed, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]) -> Tensor:
-    if len(inputs) > FEW:
+    if len(inputs) > FEW and not packed.suits_many(arithmetic):
         return _by_slabs(packed, weight, inputs)
     return packed(exact(inputs), arithmetic).to(inputs.dtype)
 
@@ -95,6 +95,11 @@ class Linear:
             outputs = outputs + self.bias.to(outputs.dtype)
         return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
+    @cached_property
+    def joins(self) -> bool:
+        """Whether a product of many rows is that of each by itself, to the last bit, and as fast as any."""
+        return all(packed is not None and packed.suits_many(self.arithmetic) for packed in self._fused)
+
     def between(
         self, inputs: Float[Tensor, "most columns"], outputs: Float[Tensor, "most rows"]
     ) -> Callable[[int], None]:
@@ -106,15 +111,14 @@ class Linear:
         steps = inputs.dtype == torch.float32 and inputs.device.type == "cpu"
         if steps and len(self.pieces) == 1 and isinstance(piece, Tensor):
             return kernels.dense(piece, self.bias, inputs, outputs)
+        bound = self._bound(inputs, outputs) if steps else None
+        if bound is not None:
+            return bound
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
-        few = self._bound(inputs[:FEW], outputs[:FEW]) if steps else None
 
         def run(rows: int) -> None:
-            if few is not None and rows <= FEW:
-                few(rows)
-            else:
-                given, out = views[rows]
-                out.copy_(self(given))
+            given, out = views[rows]
+            out.copy_(self(given))
 
         return run
 

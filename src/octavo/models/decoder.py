@@ -7,7 +7,9 @@ two are separate paths over the same layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -107,10 +109,10 @@ class Decoder:
         cache = self.cache(*tokens.shape) if cache is None else cache
         if len(tokens) != cache.slots:
             raise ModelError(f"{len(tokens)} sequences do not fit a cache of {cache.slots}", "make a cache of as many")
-        if len({*cache.lengths}) != 1:
-            raise ModelError("the cache's sequences differ in length", "read them one at a time, with prefill")
-        hidden = self._read(tokens, cache, range(cache.slots), mask)
-        return self.head(rms_norm(hidden, self.norm, self.config.epsilon))
+        pieces = [_Piece(slot, cache.lengths[slot], tokens.shape[1]) for slot in range(cache.slots)]
+        seen = None if mask is None else [*mask]
+        hidden = self._read(tokens.flatten(), pieces, cache, seen)
+        return self.head(rms_norm(hidden, self.norm, self.config.epsilon)).view(*tokens.shape, -1)
 
     @torch.inference_mode()
     def prefill(
@@ -121,8 +123,36 @@ class Decoder:
         Raises:
             ModelError: the tokens do not fit the cache or the vocabulary.
         """
-        hidden = self._read(tokens[None], cache, range(slot, slot + 1), None)[0, -1:]
-        return self.head(rms_norm(hidden, self.norm, self.config.epsilon))[0]
+        return self.prefill_many([tokens], cache, [slot])[0]
+
+    @torch.inference_mode()
+    def prefill_many(
+        self, prompts: Sequence[Int[Tensor, " length"]], cache: StaticCache, slots: Sequence[int]
+    ) -> Float[Tensor, "prompts vocabulary"]:
+        """Read tokens of several prompts into a slot each, with the results of reading one by one.
+
+        Returns:
+            Logits after the last token of each.
+
+        Raises:
+            ModelError: the tokens do not fit the cache or the vocabulary.
+        """
+        pieces = [_Piece(slot, cache.lengths[slot], len(prompt)) for prompt, slot in zip(prompts, slots, strict=True)]
+        if self._joins:
+            last = torch.tensor([piece.length for piece in pieces]).cumsum(0) - 1
+            hidden = self._read(torch.cat([*prompts]), pieces, cache)[last]
+        else:
+            pairs = zip(prompts, pieces, strict=True)
+            hidden = torch.stack([self._read(prompt, [piece], cache)[-1] for prompt, piece in pairs])
+        # Each by itself: a product of torch may round differently for another number of rows.
+        normed = rms_norm(hidden, self.norm, self.config.epsilon)
+        return torch.cat([self.head(row[None]) for row in normed])
+
+    @cached_property
+    def _joins(self) -> bool:
+        return all(
+            linear.joins for layer in self.layers for linear in (layer.attention, layer.output, layer.inner, layer.down)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -141,51 +171,95 @@ class Decoder:
         return found
 
     def _read(
-        self, tokens: Tensor, cache: StaticCache, slots: range, mask: Tensor | None
-    ) -> Float[Tensor, "batch length hidden"]:
-        """The residual stream after the last block; keys and values go into the slots, whose lengths are alike."""
+        self,
+        tokens: Int[Tensor, " length"],
+        pieces: Sequence[_Piece],
+        cache: StaticCache,
+        masks: Sequence[Bool[Tensor, "own seen"]] | None = None,
+    ) -> Float[Tensor, "length hidden"]:
+        """The residual stream after the last block of pieces that follow each other; the cache is read and filled.
+
+        Args:
+            tokens: of all pieces.
+            pieces: where they belong.
+            cache: for keys and values.
+            masks: of each piece; None for what has come, and within a layer's window.
+        """
         check_tokens(tokens, self.config.vocabulary)
-        start, length = cache.lengths[slots[0]], tokens.shape[1]
-        if not 1 <= length <= cache.context - start:
-            raise ModelError(
-                f"{length} tokens after {start} do not fit a context of {cache.context}", "give a shorter text"
-            )
-        stop = start + length
-        masks: dict[int | None, Mask] = {
-            window: causal_mask(length, stop, window, self.device) if mask is None else mask
+        for piece in pieces:
+            if not 1 <= piece.length <= cache.context - piece.start:
+                raise ModelError(
+                    f"{piece.length} tokens after {piece.start} do not fit a context of {cache.context}",
+                    "give a shorter text",
+                )
+        seen: dict[int | None, Sequence[Mask]] = {
+            window: [causal_mask(piece.length, piece.stop, window, self.device) for piece in pieces]
+            if masks is None
+            else masks
             for window in {layer.window for layer in self.layers}
         }
+        places = torch.cat([torch.arange(piece.start, piece.stop, device=self.device) for piece in pieces])
+        turns = tuple(table[places].to(self.prompt_dtype) for table in (cache.cosine, cache.sine))
         hidden = self.embedding(tokens.to(self.device), self.dtype)
         for number, layer in enumerate(self.layers):
-            hidden = hidden + self._attention(number, layer, hidden, cache, slots, masks[layer.window])
+            normed = rms_norm(hidden, layer.attention_norm, self.config.epsilon).to(self.prompt_dtype)
+            queries, keys, values = self._heads(layer, layer.attention(normed), turns)
+            attended, begin = [], 0
+            for piece, mask in zip(pieces, seen[layer.window], strict=True):
+                own = slice(begin, begin + piece.length)
+                attended.append(_attend(queries[:, own], keys[:, own], values[:, own], cache, number, piece, mask))
+                begin += piece.length
+            hidden = hidden + layer.output(torch.cat(attended))
             normed = rms_norm(hidden, layer.inner_norm, self.config.epsilon).to(self.prompt_dtype)
             gate, up = layer.inner(normed).chunk(2, dim=-1)
             hidden = hidden + layer.down(F.silu(gate) * up)
-        for slot in slots:
-            cache.lengths[slot] = stop
+        for piece in pieces:
+            cache.lengths[piece.slot] = piece.stop
         return hidden
 
-    def _attention(
-        self, number: int, layer: Layer, hidden: Tensor, cache: StaticCache, slots: range, mask: Mask
-    ) -> Tensor:
+    def _heads(
+        self, layer: Layer, found: Float[Tensor, "length channels"], turns: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [heads, length, width], normalized and turned."""
         config = self.config
-        batch, length, _ = hidden.shape
-        start = cache.lengths[slots[0]]
-        found = layer.attention(rms_norm(hidden, layer.attention_norm, config.epsilon).to(self.prompt_dtype))
-        heads = found.view(batch, length, -1, config.rotary.width).transpose(1, 2)
-        queries, keys, values = heads.split([config.heads, config.shared_heads, config.shared_heads], dim=1)
+        heads = found.view(len(found), -1, config.rotary.width).transpose(0, 1)
+        queries, keys, values = heads.split([config.heads, config.shared_heads, config.shared_heads])
         if layer.query_norm is not None and layer.key_norm is not None:
             queries = rms_norm(queries, layer.query_norm, config.epsilon).to(self.prompt_dtype)
             keys = rms_norm(keys, layer.key_norm, config.epsilon).to(self.prompt_dtype)
-        turn = (table[start : start + length].to(self.prompt_dtype) for table in (cache.cosine, cache.sine))
-        cosine, sine = turn
-        queries, keys = rotate(queries, cosine, sine), rotate(keys, cosine, sine)
-        for row, slot in enumerate(slots):
-            cache.write(number, slot, start, keys[row], values[row])
-        if start:
-            read = [cache.read(number, slot, start + length) for slot in slots]
-            keys, values = (torch.stack(both).to(self.prompt_dtype) for both in zip(*read, strict=True))
-        return layer.output(attend(queries, keys, values, mask))
+        cosine, sine = turns
+        return rotate(queries, cosine, sine), rotate(keys, cosine, sine), values
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens of one sequence: the slot that they go to, their place in it, and how many they are."""
+
+    slot: int
+    start: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+
+def _attend(
+    queries: Float[Tensor, "heads length width"],
+    keys: Float[Tensor, "shared length width"],
+    values: Float[Tensor, "shared length width"],
+    cache: StaticCache,
+    layer: int,
+    piece: _Piece,
+    mask: Mask,
+) -> Float[Tensor, "length channels"]:
+    """Attention of one piece, to what its slot has and to itself; its keys and values go into the slot."""
+    cache.write(layer, piece.slot, piece.start, keys, values)
+    if piece.start:
+        keys, values = (each.to(queries.dtype) for each in cache.read(layer, piece.slot, piece.stop))
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        mask = mask[None]
+    return attend(queries[None], keys[None], values[None], mask)[0]
 
 
 def check_tokens(tokens: Int[Tensor, "*batch"], vocabulary: int) -> None:

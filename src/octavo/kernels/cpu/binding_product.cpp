@@ -151,6 +151,13 @@ public:
         octavo::multiply(parts_, inputs, rows_, outputs, workers(threads), arithmetic);
     }
 
+    bool suits_many(const char* name) const {
+        const octavo::Arithmetic arithmetic = arithmetic_of(name);
+        return std::all_of(parts_.begin(), parts_.end(), [&](const auto& part) {
+            return part->suits_many(part->order(Kind::float32, arithmetic));
+        });
+    }
+
     void rows_of(const Places& index, const Results& out) const {
         require(out.shape(0) == index.shape(0) && out.shape(1) == columns_, "the output does not fit the rows");
         for (std::size_t i = 0; i < index.shape(0); ++i) {
@@ -260,6 +267,7 @@ void bind_product(nb::module_& module) {
         .def("add_zeros", &Product::add_zeros, given("columns"))
         .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
         .def_prop_ro("columns", &Product::columns)
+        .def("suits_many", &Product::suits_many, nb::arg("arithmetic"))
         .def("rows", &Product::rows_of, given("index"), given("out"))
         .def("dense", &Product::dense, nb::arg("begin"), given("out"), nb::arg("threads"))
         .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),

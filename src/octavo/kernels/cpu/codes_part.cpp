@@ -85,6 +85,8 @@ public:
         return kind == Kind::bfloat16 && exact_ && lanes_supported(true) ? Order::narrow_lanes : Order::lanes;
     }
 
+    bool suits_many(Order order) const override { return order == Order::tiles; }
+
     std::size_t pitch(Order order) const override {
         if (order == Order::byte_lanes) return bytes_pitch(lanes_.width, lanes_.chunks());
         if (order == Order::tiles) return tiles_pitch(tiles_);

@@ -41,6 +41,8 @@ public:
         }
     }
 
+    bool suits_many(Order) const override { return true; }
+
     void add_row(std::size_t, float*) const override {}
 
     std::size_t weights() const override { return taken.count; }
@@ -60,6 +62,8 @@ public:
                     task.out[b * task.out_pitch + row] += values_[i] * x[b * task.pitch];
             }
     }
+
+    bool suits_many(Order) const override { return true; }
 
     void add_row(std::size_t row, float* out) const override {
         for (std::int64_t i = starts_[row]; i < starts_[row + 1]; ++i) out[columns_[i]] += values_[i];

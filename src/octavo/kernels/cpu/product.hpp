@@ -90,6 +90,9 @@ public:
     // The order for inputs of a kind; only `plain` where the loops must be portable.
     virtual Order order(Kind, Arithmetic) const;
 
+    // Whether many vectors in an order are multiplied as fast as by dense weights.
+    virtual bool suits_many(Order) const { return false; }
+
     // Floats that the inputs of one vector take, a multiple of 16.
     virtual std::size_t pitch(Order order) const;
 

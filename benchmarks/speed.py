@@ -89,12 +89,12 @@ def prompt() -> list[int]:
 def octavo_runner(weights: Converted, arithmetic: Arithmetic) -> Runner:
     decoder = load_decoder(weights, arithmetic=arithmetic)
     cache = decoder.cache(1, PROMPT + TOKENS)
-    step, tokens = DecodingStep(decoder, cache), torch.tensor(prompt())
+    step, tokens = DecodingStep(decoder, cache), prompt()
     numel = sum(torch.Size(weights.shape(name)).numel() for name in weights.names)
 
     def read() -> None:
         cache.lengths[0] = 0
-        decoder.prefill(tokens, cache)
+        step.prefill(tokens, 0)
 
     def make() -> None:
         cache.lengths[0], token = PROMPT, 0

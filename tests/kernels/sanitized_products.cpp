@@ -178,6 +178,8 @@ int main() {
         codes(levels, 5, 200, 200, 9);
         codes(levels, 3, 77, 7, 2);
         codes(levels, 130, 64, std::size_t{1} << 62, 3);
+        codes(levels, 21, 1100, 96, 18);
+        codes(levels, 7, 96, 32, 1);
     }
     for (std::uint32_t bits = 1; bits <= 6; ++bits) {
         shift(bits, 67, 9, 4, 1);

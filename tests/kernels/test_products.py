@@ -61,10 +61,10 @@ def test_bytes_lose_what_rounding_loses(levels: int, cols: int, block: int, gene
     inputs = torch.randn(16, cols, generator=generator)
     exact = product(inputs)
     error = (product(inputs, "int8") - exact).square().mean().sqrt() / exact.square().mean().sqrt()
-    # Inputs: a step of 1/127 of the largest of 32, which is about 2.1 of their deviations. Values: a step of at most
+    # Inputs: a step of 1/127 of the largest of 64, which is about 2.4 of their deviations. Values: a step of at most
     # 1/64 of the largest, over their root mean square.
     values = product.parts[0].values  # pyright: ignore[reportAttributeAccessIssue]
-    bound = math.hypot(2.1 / 127, float(values.abs().max() / values.square().mean().sqrt()) / 64) / math.sqrt(12)
+    bound = math.hypot(2.4 / 127, float(values.abs().max() / values.square().mean().sqrt()) / 64) / math.sqrt(12)
     assert error <= 1.3 * bound
 
 
@@ -79,14 +79,16 @@ def test_bytes_are_exact_where_nothing_is_rounded(generator: torch.Generator) ->
 
 
 @needs_cpp
-@given(st.integers(1, 70), st.integers(1, 20), st.integers(1, 8), st.data())
-def test_bytes_do_not_depend_on_company(rows: int, columns: int, bits: int, data: st.DataObject) -> None:
+@given(st.integers(1, 40), st.integers(1, 1200), st.integers(1, 8), st.sampled_from([1, 7, 32, 64, 96]), st.data())
+def test_products_do_not_depend_on_company(
+    rows: int, columns: int, bits: int, block: int, data: st.DataObject
+) -> None:
     generator = torch.Generator().manual_seed(rows + 100 * columns)
-    batch = data.draw(st.integers(2, 17))
-    product = parts.Product(rows, 32 * columns, [one_part(2**bits, rows, 32 * columns, 32, generator)])
-    inputs = torch.randn(batch, 32 * columns, generator=generator)
-    together = product(inputs, "int8")
-    assert all(torch.equal(together[i : i + 1], product(inputs[i : i + 1], "int8")) for i in range(batch))
+    batch, arithmetic = data.draw(st.integers(2, 35)), data.draw(st.sampled_from(["exact", "int8", "portable"]))
+    product = parts.Product(rows, columns, [one_part(2**bits, rows, columns, block, generator)])
+    inputs = torch.randn(batch, columns, generator=generator)
+    together = product(inputs, arithmetic)
+    assert all(torch.equal(together[i : i + 1], product(inputs[i : i + 1], arithmetic)) for i in range(batch))
 
 
 @needs_cpp

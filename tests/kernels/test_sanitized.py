@@ -26,6 +26,7 @@ NAMES = (
     "shift_avx512",
     "shift_part",
     "team",
+    "tiles_amx",
 )
 LOOPS = ("avx2", "avx512", "portable", "shift_avx2")
 # Unoptimized, it takes a third of the time to compile.

@@ -1,11 +1,10 @@
-"""Many requests over one model: each step makes a token for every request that has read its prompt.
+"""Many requests over one model: each step makes a token for every request that has read its prompt, and reads on in others.
 
-Prompts are read alone, in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece
-together, so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each
-other. What a request gets does not depend on its company: its prompt is read alone, its generator is its own, and in a
-step on the CPU no row knows the others: dense products and all between products are computed row by row, to the last
-bit. Products with packed weights may round differently for another number of rows; that decides about a token only
-where two are equally likely to the precision of a float32.
+Prompts are read in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece together,
+so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each other. What
+a request gets does not depend on its company: its generator is its own, and in a step on the CPU no row knows the
+others: products with weights and all between them are computed row by row, to the last bit. (Formats without a product of
+their own, which are made dense piece by piece, may round differently for another number of rows.)
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ from torch import Tensor
 from octavo.base.errors import CapacityError, ModelError
 from octavo.decoding.sampling import Sampler, Sampling
 from octavo.models.decoder import Decoder, check_tokens
-from octavo.models.decoder_step import DecodingStep
-
-CHUNK = 256
-"""Tokens of a prompt that are read at once."""
-
+from octavo.models.decoder_step import CHUNK, DecodingStep
 
 @dataclass(frozen=True)
 class Emitted:
@@ -47,7 +42,7 @@ class _Request:
     """What is known of a request between steps."""
 
     sampler: Sampler
-    unread: Tensor
+    unread: list[int]
     left: int
     stop_tokens: frozenset[int]
     last: int | None = None
@@ -101,14 +96,13 @@ class Engine:
             raise ModelError(
                 f"the prompt has {len(prompt)} tokens and the context {self.cache.context}", "give a shorter prompt"
             )
-        tokens = torch.tensor(prompt)
-        check_tokens(tokens, self.model.config.vocabulary)
+        check_tokens(torch.tensor(prompt), self.model.config.vocabulary)
         slot = next((slot for slot in range(self.cache.slots) if slot not in self._requests), None)
         if slot is None:
             raise CapacityError(f"all {self.cache.slots} slots are taken", "wait until a request is done")
         self.cache.lengths[slot] = 0
         sampler = Sampler(sampling, prompt, self.model.config.vocabulary)
-        self._requests[slot] = _Request(sampler, tokens, max_new_tokens, stop_tokens)
+        self._requests[slot] = _Request(sampler, list(prompt), max_new_tokens, stop_tokens)
         return slot
 
     def release(self, slot: int) -> None:
@@ -121,27 +115,22 @@ class Engine:
         Raises:
             ModelError: the model's logits are not finite.
         """
-        active = {slot: request.last for slot, request in self._requests.items() if request.last is not None}
-        waiting = [slot for slot, request in self._requests.items() if request.last is None]
-        emitted = []
-        if active:
-            logits = self._step([*active.values()], [*active]).cpu()
-            emitted = [self._choose(slot, row) for slot, row in zip(active, logits, strict=True)]
-        chunks, room = {}, CHUNK
-        for slot in waiting:
-            chunk = self._requests[slot].unread[:CHUNK]
+        read = {slot: [request.last] for slot, request in self._requests.items() if request.last is not None}
+        room = CHUNK
+        for slot, request in self._requests.items():
+            if request.last is not None:
+                continue
+            chunk = request.unread[:CHUNK]
             if len(chunk) > room:
                 break
             room -= len(chunk)
-            chunks[slot] = chunk
-        if chunks:
-            logits = self.model.prefill_many([*chunks.values()], self.cache, [*chunks]).cpu()
-            for slot, row in zip(chunks, logits, strict=True):
-                request = self._requests[slot]
-                request.unread = request.unread[CHUNK:]
-                if not len(request.unread):
-                    emitted.append(self._choose(slot, row))
-        return emitted
+            request.unread = request.unread[CHUNK:]
+            read[slot] = chunk
+        if not read:
+            return []
+        logits = self._step.read([*read.values()], [*read]).cpu()
+        rows = zip(read, logits, strict=True)
+        return [self._choose(slot, row) for slot, row in rows if not self._requests[slot].unread]
 
     def _choose(self, slot: int, logits: Tensor) -> Emitted:
         request = self._requests[slot]

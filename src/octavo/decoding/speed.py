@@ -73,11 +73,11 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         raise ModelError(f"{prompt} and {tokens} tokens, {repeats} times, make no sense", "give numbers of at least 1")
     cache = decoder.cache(1, prompt + tokens)
     step = DecodingStep(decoder, cache)
-    drawn = torch.randint(decoder.config.vocabulary, (prompt,), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(decoder.config.vocabulary, (prompt,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def read() -> None:
         cache.lengths[0] = 0
-        decoder.prefill(drawn, cache)
+        step.prefill(drawn, 0)
 
     def make() -> None:
         cache.lengths[0] = prompt

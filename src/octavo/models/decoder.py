@@ -123,33 +123,12 @@ class Decoder:
         Raises:
             ModelError: the tokens do not fit the cache or the vocabulary.
         """
-        return self.prefill_many([tokens], cache, [slot])[0]
-
-    @torch.inference_mode()
-    def prefill_many(
-        self, prompts: Sequence[Int[Tensor, " length"]], cache: StaticCache, slots: Sequence[int]
-    ) -> Float[Tensor, "prompts vocabulary"]:
-        """Read tokens of several prompts into a slot each, with the results of reading one by one.
-
-        Returns:
-            Logits after the last token of each.
-
-        Raises:
-            ModelError: the tokens do not fit the cache or the vocabulary.
-        """
-        pieces = [_Piece(slot, cache.lengths[slot], len(prompt)) for prompt, slot in zip(prompts, slots, strict=True)]
-        if self._joins:
-            last = torch.tensor([piece.length for piece in pieces]).cumsum(0) - 1
-            hidden = self._read(torch.cat([*prompts]), pieces, cache)[last]
-        else:
-            pairs = zip(prompts, pieces, strict=True)
-            hidden = torch.stack([self._read(prompt, [piece], cache)[-1] for prompt, piece in pairs])
-        # Each by itself: a product of torch may round differently for another number of rows.
-        normed = rms_norm(hidden, self.norm, self.config.epsilon)
-        return torch.cat([self.head(row[None]) for row in normed])
+        hidden = self._read(tokens, [_Piece(slot, cache.lengths[slot], len(tokens))], cache)[-1:]
+        return self.head(rms_norm(hidden, self.norm, self.config.epsilon))[0]
 
     @cached_property
-    def _joins(self) -> bool:
+    def joins(self) -> bool:
+        """Whether products of many tokens with all layers' weights are those of each token alone, and fast."""
         return all(
             linear.joins for layer in self.layers for linear in (layer.attention, layer.output, layer.inner, layer.down)
         )

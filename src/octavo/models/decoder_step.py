@@ -1,13 +1,16 @@
-"""Making one token of each of several sequences: every weight is read once, and nothing is allocated but logits' views.
+"""Reading tokens of several sequences at once: every weight is read once, and nothing is allocated but logits' views.
 
 On the CPU in float32 the work between products is a handful of prepared C++ operations a layer
-(octavo.kernels.decoding), whose rows do not know each other. Elsewhere sequences go through the prompt's path in turn.
+(octavo.kernels.decoding), whose rows do not know each other. Rows are tokens: those that sequences got last, and, where
+products do not depend on how many rows there are (`Decoder.joins`), those of prompts. What does not fit goes through the
+prompt's path, one sequence after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -19,10 +22,16 @@ from octavo.models.decoder import Decoder, check_tokens
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.static_cache import StaticCache
 
+CHUNK = 256
+"""Tokens of prompts that are read at once."""
+
+NEAR = 512
+"""Tokens up to which attention is computed row by row; the more, the better large products of many rows do."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Buffers:
-    """What goes from one operation to the next, a row a sequence."""
+    """What goes from one operation to the next, a row a token; `last` and `logits` have one a sequence."""
 
     residual: Tensor
     normed: Tensor
@@ -31,14 +40,16 @@ class _Buffers:
     inner: Tensor
     gated: Tensor
     delta: Tensor
+    last: Tensor
     logits: Tensor
 
     @classmethod
-    def of(cls, config: DecoderConfig, rows: int) -> _Buffers:
+    def of(cls, config: DecoderConfig, rows: int, sequences: int) -> _Buffers:
         channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
         widths = config.hidden, config.hidden, channels + 2 * shared, channels
-        widths = *widths, 2 * config.inner, config.inner, config.hidden, config.vocabulary
-        return cls(*(torch.zeros(rows, width) for width in widths))
+        widths = *widths, 2 * config.inner, config.inner, config.hidden
+        each = (torch.zeros(sequences, width) for width in (config.hidden, config.vocabulary))
+        return cls(*(torch.zeros(rows, width) for width in widths), *each)
 
 
 class DecodingStep:
@@ -52,13 +63,16 @@ class DecodingStep:
     def __init__(self, decoder: Decoder, cache: StaticCache) -> None:
         self.decoder, self.cache = decoder, cache
         self._prepared: list[kernels.Prepared] | None = None
+        self._rows = 0
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
-            self._buffers = _Buffers.of(decoder.config, cache.slots)
-            self._slots, self._positions = torch.zeros(2, cache.slots, dtype=torch.int64).unbind()
+            self._rows = cache.slots + (CHUNK if decoder.joins else 0)
+            self._buffers = _Buffers.of(decoder.config, self._rows, cache.slots)
+            self._slots, self._positions = torch.zeros(2, self._rows, dtype=torch.int64).unbind()
             self._prepared = self._operations()
+            self._head = decoder.head.between(self._buffers.last, self._buffers.logits)
 
     def _operations(self) -> list[kernels.Prepared]:
-        """All that is done between the embedding and the logits, in order."""
+        """All that is done between the embedding and the head, in order."""
         decoder, cache, buffers = self.decoder, self.cache, self._buffers
         epsilon = decoder.config.epsilon
         found: list[kernels.Prepared] = []
@@ -77,36 +91,89 @@ class DecodingStep:
                 kernels.gate(buffers.inner, buffers.gated),
                 layer.down.between(buffers.gated, buffers.delta),
             ]
-        return [
-            *found,
-            kernels.add_norm(buffers.residual, buffers.delta, decoder.norm, epsilon, buffers.normed),
-            decoder.head.between(buffers.normed, buffers.logits),
-        ]
+        return [*found, kernels.add_norm(buffers.residual, buffers.delta, decoder.norm, epsilon, buffers.normed)]
 
-    @torch.inference_mode()
     def __call__(self, tokens: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "rows vocabulary"]:
         """Read one token into each of some slots, and return the logits after it, which the next call overwrites.
 
         Raises:
             ModelError: a token is none of the vocabulary, a slot comes twice, or its context is full.
         """
+        return self.read([[token] for token in tokens], slots)
+
+    @torch.inference_mode()
+    def read(self, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
+        """Read some tokens into each of some slots, and return the logits after the last, which the next call overwrites.
+
+        Raises:
+            ModelError: a token is none of the vocabulary, a slot comes twice or gets nothing, or its context is full.
+        """
         cache = self.cache
-        given = torch.tensor(tokens)
+        if len({*slots}) != len(tokens) or not all(map(len, tokens)):
+            raise ModelError(f"slots {list(slots)} cannot take tokens", "give at least one token to each of some slots")
+        for slot, own in zip(slots, tokens, strict=True):
+            if cache.lengths[slot] + len(own) > cache.context:
+                raise ModelError(
+                    f"{len(own)} tokens after {cache.lengths[slot]} do not fit a context of {cache.context}",
+                    "release the slot first, or give a shorter text",
+                )
+        together = [i for i, (own, slot) in enumerate(zip(tokens, slots, strict=True)) if self._joined(own, slot)]
+        if len(together) == len(tokens) and sum(map(len, tokens)) <= self._rows:
+            return self._read_together(tokens, slots)
+        found = torch.empty(len(tokens), self.decoder.config.vocabulary, device=self.decoder.device)
+        for portion in _portions(together, [len(own) for own in tokens], self._rows):
+            found[portion] = self._read_together([tokens[i] for i in portion], [slots[i] for i in portion])
+        for i in {*range(len(tokens))} - {*together}:
+            found[i] = self.decoder.prefill(torch.tensor(tokens[i]), cache, slots[i])
+        return found
+
+    def prefill(self, tokens: Sequence[int], slot: int) -> Float[Tensor, " vocabulary"]:
+        """Read a prompt into a slot, and return the logits after it, which the next call overwrites.
+
+        Raises:
+            ModelError: as of `read`.
+        """
+        logits = torch.empty(0)
+        for start in range(0, len(tokens), CHUNK):
+            logits = self.read([tokens[start : start + CHUNK]], [slot])[0]
+        return logits
+
+    def _joined(self, tokens: Sequence[int], slot: int) -> bool:
+        """Whether tokens are rows among others, which does not depend on these."""
+        prompts = self.decoder.joins and len(tokens) <= CHUNK and self.cache.lengths[slot] <= NEAR
+        return self._prepared is not None and (len(tokens) == 1 or prompts)
+
+    def _read_together(
+        self, tokens: Sequence[Sequence[int]], slots: Sequence[int]
+    ) -> Float[Tensor, "slots vocabulary"]:
+        cache = self.cache
+        given = torch.tensor([token for own in tokens for token in own])
         check_tokens(given, self.decoder.config.vocabulary)
-        if len({*slots}) != len(tokens) or any(cache.lengths[slot] >= cache.context for slot in slots):
-            raise ModelError(
-                f"slots {list(slots)} cannot take a token each in a context of {cache.context}", "release them first"
-            )
-        if self._prepared is None:
-            read = [self.decoder.prefill(token[None], cache, slot) for token, slot in zip(given, slots, strict=True)]
-            return torch.stack(read)
-        rows = len(tokens)
+        rows = len(given)
         # Through numpy, whose writes of a few numbers take a tenth of the time of torch's.
-        self._slots.numpy()[:rows] = slots
-        self._positions.numpy()[:rows] = [cache.lengths[slot] for slot in slots]
-        self._buffers.residual[:rows] = self.decoder.embedding(given, torch.float32)
-        for operation in self._prepared:
+        self._slots.numpy()[:rows] = [slot for own, slot in zip(tokens, slots, strict=True) for _ in own]
+        self._positions.numpy()[:rows] = [
+            cache.lengths[slot] + i for own, slot in zip(tokens, slots, strict=True) for i in range(len(own))
+        ]
+        buffers = self._buffers
+        buffers.residual[:rows] = self.decoder.embedding(given, torch.float32)
+        for operation in self._prepared or ():
             operation(rows)
-        for slot in slots:
-            cache.lengths[slot] += 1
-        return self._buffers.logits[:rows]
+        last = torch.tensor([*accumulate(map(len, tokens))]) - 1
+        torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
+        self._head(len(tokens))
+        for own, slot in zip(tokens, slots, strict=True):
+            cache.lengths[slot] += len(own)
+        return buffers.logits[: len(tokens)]
+
+
+def _portions(items: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Items in their order, as many at a time as are no larger than `most` together."""
+    portion: list[int] = []
+    for item in items:
+        if sum(sizes[i] for i in portion) + sizes[item] > most:
+            yield portion
+            portion = []
+        portion.append(item)
+    if portion:
+        yield portion

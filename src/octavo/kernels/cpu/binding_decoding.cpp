@@ -61,9 +61,14 @@ class AddNorm {
         require(weight_.shape(0) == residual_.shape(1) && weight_.shape(0) != 0, "the norm does not fit its buffers");
     }
 
-    void call(std::int64_t rows) const {
-        loops_.add_norm(checked_rows(rows, residual_.shape(0)), weight_.shape(0), residual_.data(),
-                        delta_ ? delta_->data() : nullptr, weight_.data(), epsilon_, out_.data());
+    void call(std::int64_t rows, std::int64_t threads) const {
+        const std::size_t width = weight_.shape(0);
+        octavo::in_team_ranges(checked_rows(rows, residual_.shape(0)), 1, 2 * width, workers(threads),
+                               [&](std::size_t begin, std::size_t end) {
+            const std::size_t at = begin * width;
+            loops_.add_norm(end - begin, width, residual_.data() + at, delta_ ? delta_->data() + at : nullptr,
+                            weight_.data(), epsilon_, out_.data() + at);
+        });
     }
 
   private:
@@ -82,8 +87,13 @@ class Gate {
         require(found_.shape(0) == out_.shape(0) && found_.shape(1) == 2 * out_.shape(1), "the gate does not fit its buffers");
     }
 
-    void call(std::int64_t rows) const {
-        loops_.gate(checked_rows(rows, out_.shape(0)), out_.shape(1), found_.data(), out_.data());
+    void call(std::int64_t rows, std::int64_t threads) const {
+        const std::size_t inner = out_.shape(1);
+        // An exponential takes as long as some multiplications.
+        octavo::in_team_ranges(checked_rows(rows, out_.shape(0)), 1, 8 * inner, workers(threads),
+                               [&](std::size_t begin, std::size_t end) {
+            loops_.gate(end - begin, inner, found_.data() + 2 * begin * inner, out_.data() + begin * inner);
+        });
     }
 
   private:
@@ -195,8 +205,12 @@ class Attend {
             kept.resize(std::max(kept.size(), octavo::scratch_of(layer_)));
             return kept.data();
         };
-        for (std::size_t row = 0; row < count; ++row)
-            loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());
+        // Sixteen rows at a time, since neighbors' keys share lines of the cache.
+        octavo::in_team_ranges(count, octavo::tile, 16 * layer_.shared * layer_.width, workers(threads),
+                               [&](std::size_t begin, std::size_t end) {
+            for (std::size_t row = begin; row < end; ++row)
+                loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());
+        });
 
         static thread_local std::vector<float> kept_partials;
         const std::size_t share = layer_.heads / layer_.shared, pitch = most * layer_.partial();
@@ -242,10 +256,10 @@ void bind_decoding(nb::module_& module) {
     nb::class_<AddNorm>(module, "AddNorm")
         .def(nb::init<MatrixOut, std::optional<Matrix>, Vector, double, MatrixOut, bool>(), given("residual"),
              given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &AddNorm::call, nb::arg("rows"));
+        .def("__call__", &AddNorm::call, nb::arg("rows"), nb::arg("threads"));
     nb::class_<Gate>(module, "Gate")
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &Gate::call, nb::arg("rows"));
+        .def("__call__", &Gate::call, nb::arg("rows"), nb::arg("threads"));
     nb::class_<DenseProduct>(module, "DenseProduct")
         .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
              given("inputs"), given("out"), nb::arg("portable") = false)

@@ -14,11 +14,11 @@ from octavo.kernels import cpu
 def add_norm(
     residual: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
 ) -> Any:
-    return _made("AddNorm", residual, delta, weight, epsilon, out, portable)
+    return _threaded(_made("AddNorm", residual, delta, weight, epsilon, out, portable))
 
 
 def gate(found: Tensor, out: Tensor, portable: bool = False) -> Any:
-    return _made("Gate", found, out, portable)
+    return _threaded(_made("Gate", found, out, portable))
 
 
 def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> Any:

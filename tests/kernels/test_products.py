@@ -48,7 +48,7 @@ def test_linear(levels: int, dtype: torch.dtype, generator: torch.Generator) -> 
 
 
 def one_part(levels: int, rows: int, cols: int, block: int, generator: torch.Generator) -> parts.CodesPart:
-    packed = torch.randint(0, 256, (rows * cols * (levels - 1).bit_length() // 8,), generator=generator)
+    packed = torch.randint(0, 256, (-(-rows * cols * (levels - 1).bit_length() // 8),), generator=generator)
     scales = torch.rand(rows, -(-cols // block), generator=generator) + 0.5
     return parts.CodesPart(packed.byte(), cols, torch.randn(levels, generator=generator), scales, block)
 
@@ -80,9 +80,7 @@ def test_bytes_are_exact_where_nothing_is_rounded(generator: torch.Generator) ->
 
 @needs_cpp
 @given(st.integers(1, 40), st.integers(1, 1200), st.integers(1, 8), st.sampled_from([1, 7, 32, 64, 96]), st.data())
-def test_products_do_not_depend_on_company(
-    rows: int, columns: int, bits: int, block: int, data: st.DataObject
-) -> None:
+def test_products_do_not_depend_on_company(rows: int, columns: int, bits: int, block: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(rows + 100 * columns)
     batch, arithmetic = data.draw(st.integers(2, 35)), data.draw(st.sampled_from(["exact", "int8", "portable"]))
     product = parts.Product(rows, columns, [one_part(2**bits, rows, columns, block, generator)])

@@ -1,10 +1,10 @@
-"""Many requests over one model: each step makes a token for every request that has read its prompt, and reads on in others.
+"""Many requests over one model: each step makes a token for all that have read their prompts, and reads on in others.
 
-Prompts are read in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece together,
-so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each other. What
-a request gets does not depend on its company: its generator is its own, and in a step on the CPU no row knows the
-others: products with weights and all between them are computed row by row, to the last bit. (Formats without a product of
-their own, which are made dense piece by piece, may round differently for another number of rows.)
+Prompts are read in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece
+together, so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each
+other. What a request gets does not depend on its company: its generator is its own, and in a step on the CPU no row
+knows the others: products with weights and all between them are computed row by row, to the last bit. (Formats without
+a product of their own are made dense piece by piece, and may round differently for another number of rows.)
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from octavo.base.errors import CapacityError, ModelError
+from octavo.base.threads import on_one_thread
 from octavo.decoding.sampling import Sampler, Sampling
 from octavo.models.decoder import Decoder, check_tokens
 from octavo.models.decoder_step import CHUNK, DecodingStep
+
 
 @dataclass(frozen=True)
 class Emitted:
@@ -130,7 +132,8 @@ class Engine:
             return []
         logits = self._step.read([*read.values()], [*read]).cpu()
         rows = zip(read, logits, strict=True)
-        return [self._choose(slot, row) for slot, row in rows if not self._requests[slot].unread]
+        with on_one_thread():
+            return [self._choose(slot, row) for slot, row in rows if not self._requests[slot].unread]
 
     def _choose(self, slot: int, logits: Tensor) -> Emitted:
         request = self._requests[slot]

@@ -200,7 +200,7 @@ class Product:
         return sum((part.product(wide, self.rows) for part in self.parts), wide.new_zeros(len(wide), self.rows))
 
     def suits_many(self, arithmetic: Arithmetic) -> bool:
-        """Whether any number of inputs is multiplied as fast as by a dense matrix; no result depends on their number."""
+        """Whether any number of inputs is multiplied as fast as by a dense matrix, each as if it were alone."""
         return self._device.type == "cpu" and not cpu.MISSING and self._native.suits_many(arithmetic)
 
     def take(self, index: Int64[Tensor, " count"]) -> Float32[Tensor, "count {self.columns}"] | None:

@@ -2,8 +2,8 @@
 
 On the CPU in float32 the work between products is a handful of prepared C++ operations a layer
 (octavo.kernels.decoding), whose rows do not know each other. Rows are tokens: those that sequences got last, and, where
-products do not depend on how many rows there are (`Decoder.joins`), those of prompts. What does not fit goes through the
-prompt's path, one sequence after the other.
+products do not depend on how many rows there are (`Decoder.joins`), those of prompts. What does not fit goes through
+the prompt's path, one sequence after the other.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class DecodingStep:
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
-        """Read some tokens into each of some slots, and return the logits after the last, which the next call overwrites.
+        """Read some tokens into each of some slots; returns the logits after the last, which the next call overwrites.
 
         Raises:
             ModelError: a token is none of the vocabulary, a slot comes twice or gets nothing, or its context is full.

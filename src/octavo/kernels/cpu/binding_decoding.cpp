@@ -62,6 +62,7 @@ class AddNorm {
     }
 
     void call(std::int64_t rows, std::int64_t threads) const {
+        const octavo::OwnTeam team;
         const std::size_t width = weight_.shape(0);
         octavo::in_team_ranges(checked_rows(rows, residual_.shape(0)), 1, 2 * width, workers(threads),
                                [&](std::size_t begin, std::size_t end) {
@@ -88,6 +89,7 @@ class Gate {
     }
 
     void call(std::int64_t rows, std::int64_t threads) const {
+        const octavo::OwnTeam team;
         const std::size_t inner = out_.shape(1);
         // An exponential takes as long as some multiplications.
         octavo::in_team_ranges(checked_rows(rows, out_.shape(0)), 1, 8 * inner, workers(threads),
@@ -119,6 +121,7 @@ class DenseProduct {
     }
 
     void call(std::int64_t rows, std::int64_t threads) const {
+        const octavo::OwnTeam team;
         const std::size_t batch = checked_rows(rows, out_.shape(0));
         const nb::gil_scoped_release released;
         octavo::in_team_ranges(product_.rows, 4, product_.columns * batch, workers(threads),
@@ -187,6 +190,7 @@ class Attend {
     }
 
     void call(std::int64_t rows, std::int64_t threads) const {
+        const octavo::OwnTeam team;
         const std::size_t count = checked_rows(rows, out_.shape(0));
         std::size_t most = 0;
         for (std::size_t row = 0; row < count; ++row) {

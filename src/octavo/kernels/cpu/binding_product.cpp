@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "product.hpp"
+#include "team.hpp"
 
 namespace nb = nanobind;
 
@@ -238,6 +239,7 @@ public:
     void call(std::int64_t vectors, std::int64_t threads) const {
         require(0 <= vectors && static_cast<std::size_t>(vectors) <= inputs_.shape(0), "there are not so many rows");
         if (vectors == 0) return;
+        const octavo::OwnTeam team;
         product_.run({inputs_.data(), Kind::float32, static_cast<std::size_t>(vectors), inputs_.shape(1)},
                      {out_.data() + first_, out_.shape(1), bias_ ? bias_->data() : nullptr}, threads, arithmetic_);
     }

@@ -2,8 +2,11 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
+
+#include "loops.hpp"
 
 namespace octavo {
 namespace {
@@ -12,18 +15,99 @@ namespace {
 using Region = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 // Torch loads its runtime so that all libraries see it; a team of it keeps its threads, and they wait awake for the
-// next region. A runtime of our own would have threads that wait awake beside them.
+// next region.
 Region torch_region() {
     static const Region found = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return found;
 }
 
+void pause() {
+#if OCTAVO_X86
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+// Helpers that wait awake for a moment, then asleep. Whoever calls them does not wait for those that have not come by the
+// time that the work is done: on a busy machine they cost nothing, where a team that meets at the end of each region waits
+// until every member has had its turn on a processor.
+class Helpers {
+public:
+    void run(std::size_t count, void (*work)(void*), void* argument) {
+        // Of two callers at a time one works alone.
+        if (taken_.exchange(true, std::memory_order_acquire)) return work(argument);
+        for (; made_ < count; ++made_) std::thread([this] { help(); }).detach();
+        work_ = work, argument_ = argument;
+        const std::uint64_t number = (state_.load(std::memory_order_relaxed) >> number_at) + 1;
+        state_.store(number << number_at | open | std::uint64_t{count} << most_at);
+        if (asleep_.load() != 0) state_.notify_all();
+        work(argument);
+        state_.fetch_and(~open, std::memory_order_acq_rel);
+        for (std::size_t turn = 0; (state_.load(std::memory_order_acquire) & inside) != 0; ++turn)
+            turn < patience ? pause() : std::this_thread::yield();
+        taken_.store(false, std::memory_order_release);
+    }
+
+private:
+    // Of the state: how many are at work, how many may be, whether more may come, and the number of the call.
+    static constexpr std::uint64_t inside = 0xFFFF, open = std::uint64_t{1} << 31;
+    static constexpr int most_at = 16, number_at = 32;
+    static constexpr std::uint64_t most = 0x7FFF;
+
+    // Looks at the state, some tens of nanoseconds each, before a thread gives up its processor.
+    static constexpr std::size_t patience = 2000;
+
+    void help() {
+        for (std::uint64_t seen = 0;;) {
+            std::uint64_t now = next(seen);
+            seen = now >> number_at;
+            while (now >> number_at == seen && (now & open) != 0 && (now & inside) < (now >> most_at & most)) {
+                if (!state_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) continue;
+                work_(argument_);
+                state_.fetch_sub(1, std::memory_order_acq_rel);
+                break;
+            }
+        }
+    }
+
+    // The state of a call other than the one that was seen last.
+    std::uint64_t next(std::uint64_t seen) {
+        for (std::size_t turn = 0; turn < patience; ++turn, pause())
+            if (const std::uint64_t now = state_.load(std::memory_order_acquire); now >> number_at != seen) return now;
+        ++asleep_;
+        std::uint64_t now = state_.load();
+        for (; now >> number_at == seen; now = state_.load()) state_.wait(now);
+        --asleep_;
+        return now;
+    }
+
+    std::atomic<bool> taken_ = false;
+    alignas(64) std::atomic<std::uint64_t> state_ = 0;
+    alignas(64) std::atomic<std::size_t> asleep_ = 0;
+    std::size_t made_ = 0;
+    void (*work_)(void*) = nullptr;
+    void* argument_ = nullptr;
+};
+
+// Never destroyed, since its threads outlive everything.
+Helpers& helpers() {
+    static Helpers* const made = new Helpers;
+    return *made;
+}
+
+thread_local bool own_team = false;
+
 }  // namespace
 
+OwnTeam::OwnTeam() : before_(own_team) { own_team = true; }
+OwnTeam::~OwnTeam() { own_team = before_; }
+
 void in_team(std::size_t threads, void (*work)(void*), void* argument) {
+    if (own_team) return helpers().run(threads - 1, work, argument);
     if (const Region region = torch_region()) return region(work, argument, static_cast<unsigned>(threads), 0);
-    std::vector<std::jthread> helpers;
-    for (std::size_t helper = 1; helper < threads; ++helper) helpers.emplace_back(work, argument);
+    std::vector<std::jthread> others;
+    for (std::size_t other = 1; other < threads; ++other) others.emplace_back(work, argument);
     work(argument);
 }
 

@@ -1,4 +1,5 @@
-// Threads that stay: those of torch's own OpenMP where it can be found, so that the two never compete for a core.
+// Threads that stay: those of torch's own OpenMP where it can be found, so that the two never compete for a core; or, for
+// runs of operations without torch between them, helpers of our own.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +8,17 @@
 #include <memory>
 
 namespace octavo {
+
+// While one lives, this thread's teams are helpers of our own.
+class OwnTeam {
+public:
+    OwnTeam();
+    ~OwnTeam();
+    OwnTeam(const OwnTeam&) = delete;
+
+private:
+    const bool before_;
+};
 
 // Calls work(argument) on up to `threads` threads at once, the caller being one of them, and waits for all. `work`
 // must take its share of the work from somewhere, and must not throw.

@@ -1,0 +1,186 @@
+"""Run by test_triton.py as a program of its own: products on a GPU under Triton's interpreter against plain torch.
+
+See interpreted.py for why. Prints what differs.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from octavo.kernels import backends, gpu, product, reference
+from octavo.kernels.layout import packed_bytes
+from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
+
+TOLERANCE = 2e-6
+"""Of the sum of all magnitudes, with inputs of float32 or few of them."""
+
+HALVES = 2.0**-15
+"""The same where float32 is split into two numbers of bfloat16."""
+
+BATCHES = (1, 3, 16, 17, 64)
+
+SHAPES = ((37, 128, 32), (5, 200, 1000), (19, 77, 7), (3, 64, 64))
+"""Rows, columns and block: with whole numbers in rows and blocks, one block a row, and neither."""
+
+
+def plain(some: Product, inputs: Tensor) -> Tensor:
+    """The product as plain torch computes it, part by part, in float64 but for the parts' weights."""
+    eye = torch.eye(some.columns)
+    matrix = sum((part.product(eye, some.rows) for part in some.parts), torch.zeros(some.columns, some.rows))
+    return inputs.double() @ matrix.double()
+
+
+def magnitudes(some: Product, inputs: Tensor) -> Tensor:
+    eye = torch.eye(some.columns)
+    matrices = [part.product(eye, some.rows).abs() for part in some.parts]
+    return inputs.double().abs() @ sum(matrices, torch.zeros(some.columns, some.rows)).double()
+
+
+def codes_part(levels: int, shape: tuple[int, int, int], variant: int, generator: torch.Generator) -> CodesPart:
+    """Random bytes as codes, of which those of a damaged file may be more than any packer writes."""
+    rows, columns, block = shape
+    packed = torch.randint(0, 256, (packed_bytes(rows * columns, levels),), generator=generator).byte()
+    values = torch.randn(levels, generator=generator)
+    if variant % 2:
+        values = (torch.arange(levels) - levels // 2) * 0.25
+    scales = torch.randn(1 if variant % 3 == 2 else rows, -(-columns // block), generator=generator)
+    return CodesPart(packed, columns, values, scales.bfloat16() if variant % 2 else scales, block)
+
+
+def some_columns(count: int, columns: int, generator: torch.Generator) -> Columns:
+    numbers = torch.randperm(columns, generator=generator)[:count].to(torch.int32)
+    return Columns(numbers, torch.rand(count, generator=generator) + 0.5)
+
+
+def shift_part(states: int, bits: int, rows: int, columns: int, block: int, generator: torch.Generator) -> ShiftPart:
+    codes = torch.randint(0, 256, (columns, (rows * bits + 7) // 8), generator=generator).byte()
+    places = torch.rand(states, generator=generator) * 16
+    scales = torch.rand(rows, -(-columns // block), generator=generator) + 0.5
+    factors = torch.rand(columns, generator=generator) + 0.5
+    curve = torch.randn(17, generator=generator)
+    return ShiftPart(codes, places, curve, bits, scales, block, Columns(None, factors))
+
+
+def grid_part(rows: int, columns: int, generator: torch.Generator) -> GridPart:
+    codes = torch.randint(-40, 40, (rows, columns), generator=generator).to(torch.int16)
+    points = torch.linspace(-1.9, 1.9, 5)
+    return GridPart(codes, points, torch.rand(rows, generator=generator), Columns())
+
+
+def sparse_part(rows: int, columns: int, generator: torch.Generator) -> SparsePart:
+    counts = torch.randint(0, 70, (rows,), generator=generator)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    numbers = torch.randint(0, columns, (int(starts[-1]),), generator=generator, dtype=torch.int32)
+    return SparsePart(starts, numbers, torch.randn(len(numbers), generator=generator))
+
+
+def products(generator: torch.Generator) -> Iterator[tuple[str, Product]]:
+    """Every kind of part, every width and some other alphabets, odd shapes and blocks."""
+    alphabets = [2**width for width in range(1, 9)] + [3, 11, 17, 100, 255]
+    for index, (levels, shape) in enumerate(itertools.product(alphabets, SHAPES)):
+        part = codes_part(levels, shape, index + levels, generator)
+        yield f"{levels} levels, {shape}", Product(shape[0], shape[1], [part])
+    for states, bits in ((256, 1), (1024, 5), (4096, 2), (4096, 3), (16384, 4)):
+        part = shift_part(states, bits, 21, 40, 16, generator)
+        yield f"{states} states, {bits} bits", Product(21, 40, [part])
+    yield "grid", Product(9, 130, [grid_part(9, 130, generator)])
+    taken = some_columns(48, 80, generator)
+    codes = dataclasses.replace(codes_part(16, (11, 48, 16), 1, generator), columns=taken)
+    unscaled = dataclasses.replace(codes, columns=Columns(taken.numbers))
+    yield "some columns", Product(11, 80, [unscaled])
+    parts: list[Part] = [
+        codes,
+        dataclasses.replace(grid_part(11, 48, generator), columns=taken),
+        dataclasses.replace(shift_part(256, 4, 11, 48, 48, generator), columns=taken),
+        sparse_part(11, 80, generator),
+        ZerosPart(torch.tensor([3, 79], dtype=torch.int32)),
+    ]
+    yield "all parts", Product(11, 80, parts)
+
+
+def differences(name: str, some: Product, batch: int, dtype: torch.dtype, generator: torch.Generator) -> Iterator[str]:
+    inputs = torch.randn(batch, some.columns, generator=generator).to(dtype)
+    tolerance = TOLERANCE if dtype == torch.float32 or batch <= 4 else HALVES
+    found = some(inputs)
+    if found.dtype != torch.float32 or found.shape != (batch, some.rows):
+        yield f"{name}: {found.dtype} {tuple(found.shape)}"
+    worst = ((found - plain(some, inputs)).abs() / (magnitudes(some, inputs) + 1e-30)).max()
+    if not worst <= tolerance:
+        yield f"{name}, batch {batch}, {dtype}: {float(worst):.2g}"
+    last = vars(some.parts[-1]).get("numbers", vars(some.parts[0].columns)["numbers"])
+    inputs[-1, some.columns // 2 if last is None else int(last[0])] = torch.nan
+    if some(inputs).isnan().all(1).tolist() != [False] * (batch - 1) + [True]:
+        yield f"{name}, batch {batch}, {dtype}: NaN is lost"
+
+
+def rows_differ(name: str, some: Product) -> Iterator[str]:
+    matrix = plain(some, torch.eye(some.columns)).T
+    index = torch.tensor([some.rows - 1, 0, some.rows, 1, -1])
+    taken = some.take(index)
+    assert taken is not None
+    if taken.isnan().all(1).tolist() != [False, False, True, False, True]:
+        yield f"{name}: rows that are not there"
+    index = index[[0, 1, 3]]
+    if not torch.allclose(taken[[0, 1, 3]].double(), matrix[index], rtol=1e-5, atol=1e-5):
+        yield f"{name}: rows"
+    dense = some.dense(1, 3, torch.bfloat16)
+    if dense is None or not torch.allclose(dense.double(), matrix[1:3], rtol=1e-2, atol=1e-4):
+        yield f"{name}: dense rows"
+
+
+def checked(some: Product) -> None:
+    """The ops as torch sees them, and a whole product in one graph."""
+    inputs = torch.randn(2, some.columns)
+    onto = torch.zeros(2, some.rows)
+    index = torch.tensor([1, 0])
+    codes, grid, shift, sparse, zeros = some.parts
+    assert isinstance(codes, CodesPart) and isinstance(grid, GridPart) and isinstance(shift, ShiftPart)
+    assert isinstance(sparse, SparsePart) and isinstance(zeros, ZerosPart)
+    taken = codes.columns.numbers, codes.columns.factors
+    packed = codes.packed, codes.values, codes.scales
+    streams = shift.codes, shift._table, shift.scales
+    single = sparse.starts, sparse.numbers, sparse.values
+    ops = torch.ops.octavo
+    for op, arguments in (
+        (ops.codes_product, (inputs, *packed, *taken, onto, some.rows, codes.row_codes, codes.block, True)),
+        (ops.grid_product, (inputs, grid.codes, grid.points, grid.row_step, *taken, None)),
+        (ops.shift_product, (inputs, *streams, *taken, None, shift.bits, some.rows, shift.block)),
+        (ops.sparse_product, (inputs, *single, onto)),
+        (ops.zeros_product, (inputs, zeros.numbers, onto, some.rows)),
+        (ops.codes_rows, (*packed, index, some.rows, codes.row_codes, 48, codes.block)),
+        (ops.grid_rows, (grid.codes, grid.points, grid.row_step, index)),
+        (ops.shift_rows, (*streams, index, shift.bits, some.rows, shift.block)),
+        (ops.sparse_rows, (*single, index, some.columns)),
+    ):
+        torch.library.opcheck(op.default, arguments)
+    whole = torch.compile(some, backend="aot_eager", fullgraph=True)
+    assert torch.equal(whole(inputs), some(inputs))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    product.products_on_gpu = backends.products_on_gpu = lambda tensor: True
+    product.plain_backend = lambda tensor: reference
+    randomness = torch.Generator().manual_seed(0)
+    for index, (name, some) in enumerate(products(randomness)):
+        some_batches = BATCHES if len(some.parts) > 1 else (BATCHES[index % 5], BATCHES[(index + 2) % 5])
+        for nth, batch in enumerate(some_batches):
+            dtype = (torch.float32, torch.bfloat16)[(index // 2 + nth) % 2]
+            for line in differences(name, some, batch, dtype, randomness):
+                print(line)
+        for line in rows_differ(name, some):
+            print(line)
+        last = some
+    if "opcheck" in sys.argv:
+        checked(last)
+    print("compared")

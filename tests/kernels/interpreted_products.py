@@ -17,15 +17,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from octavo.kernels import backends, gpu, product, reference
+from octavo.kernels import backends, product, reference
 from octavo.kernels.layout import packed_bytes
 from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
 
 TOLERANCE = 2e-6
-"""Of the sum of all magnitudes, with inputs of float32 or few of them."""
+"""Of the sum of all magnitudes, with inputs of float32."""
 
 HALVES = 2.0**-15
-"""The same where float32 is split into two numbers of bfloat16."""
+"""The same with inputs of bfloat16, where float32 is split in two or becomes whole numbers."""
 
 BATCHES = (1, 3, 16, 17, 64)
 
@@ -86,7 +86,7 @@ def sparse_part(rows: int, columns: int, generator: torch.Generator) -> SparsePa
 
 def products(generator: torch.Generator) -> Iterator[tuple[str, Product]]:
     """Every kind of part, every width and some other alphabets, odd shapes and blocks."""
-    alphabets = [2**width for width in range(1, 9)] + [3, 11, 17, 100, 255]
+    alphabets = [2**width for width in range(1, 9)] + [3, 11, 255]
     for index, (levels, shape) in enumerate(itertools.product(alphabets, SHAPES)):
         part = codes_part(levels, shape, index + levels, generator)
         yield f"{levels} levels, {shape}", Product(shape[0], shape[1], [part])
@@ -110,17 +110,20 @@ def products(generator: torch.Generator) -> Iterator[tuple[str, Product]]:
 
 def differences(name: str, some: Product, batch: int, dtype: torch.dtype, generator: torch.Generator) -> Iterator[str]:
     inputs = torch.randn(batch, some.columns, generator=generator).to(dtype)
-    tolerance = TOLERANCE if dtype == torch.float32 or batch <= 4 else HALVES
+    tolerance = TOLERANCE if dtype == torch.float32 else HALVES
+    wanted, bound = plain(some, inputs), tolerance * magnitudes(some, inputs) + 1e-30
+    if batch > 1:
+        last = vars(some.parts[-1]).get("numbers", vars(some.parts[0].columns)["numbers"])
+        inputs[-1, some.columns // 2 if last is None else int(last[0])] = torch.nan
+        wanted[-1] = torch.nan
     found = some(inputs)
     if found.dtype != torch.float32 or found.shape != (batch, some.rows):
         yield f"{name}: {found.dtype} {tuple(found.shape)}"
-    worst = ((found - plain(some, inputs)).abs() / (magnitudes(some, inputs) + 1e-30)).max()
-    if not worst <= tolerance:
-        yield f"{name}, batch {batch}, {dtype}: {float(worst):.2g}"
-    last = vars(some.parts[-1]).get("numbers", vars(some.parts[0].columns)["numbers"])
-    inputs[-1, some.columns // 2 if last is None else int(last[0])] = torch.nan
-    if some(inputs).isnan().all(1).tolist() != [False] * (batch - 1) + [True]:
-        yield f"{name}, batch {batch}, {dtype}: NaN is lost"
+    if not torch.equal(found.isnan(), wanted.isnan()):
+        yield f"{name}, batch {batch}, {dtype}: NaN is lost or found"
+    worst = ((found - wanted).abs() / bound).nan_to_num(0).max()
+    if not worst <= 1:
+        yield f"{name}, batch {batch}, {dtype}: {float(worst):.2g} times the tolerance"
 
 
 def rows_differ(name: str, some: Product) -> Iterator[str]:
@@ -138,14 +141,27 @@ def rows_differ(name: str, some: Product) -> Iterator[str]:
         yield f"{name}: dense rows"
 
 
-def checked(some: Product) -> None:
+def all_differences(generator: torch.Generator) -> Iterator[str]:
+    for index, (name, some) in enumerate(products(generator)):
+        batches = BATCHES if len(some.parts) > 1 else (BATCHES[index % 5], BATCHES[(index + 2) % 5])
+        for nth, batch in enumerate(batches):
+            dtype = (torch.float32, torch.bfloat16)[(index // 2 + nth) % 2]
+            yield from differences(name, some, batch, dtype, generator)
+        yield from rows_differ(name, some)
+
+
+def check_ops(generator: torch.Generator) -> None:
     """The ops as torch sees them, and a whole product in one graph."""
+    *_, (_, some) = products(generator)
     inputs = torch.randn(2, some.columns)
     onto = torch.zeros(2, some.rows)
     index = torch.tensor([1, 0])
     codes, grid, shift, sparse, zeros = some.parts
-    assert isinstance(codes, CodesPart) and isinstance(grid, GridPart) and isinstance(shift, ShiftPart)
-    assert isinstance(sparse, SparsePart) and isinstance(zeros, ZerosPart)
+    assert isinstance(codes, CodesPart)
+    assert isinstance(grid, GridPart)
+    assert isinstance(shift, ShiftPart)
+    assert isinstance(sparse, SparsePart)
+    assert isinstance(zeros, ZerosPart)
     taken = codes.columns.numbers, codes.columns.factors
     packed = codes.packed, codes.values, codes.scales
     streams = shift.codes, shift._table, shift.scales
@@ -163,8 +179,10 @@ def checked(some: Product) -> None:
         (ops.sparse_rows, (*single, index, some.columns)),
     ):
         torch.library.opcheck(op.default, arguments)
+    # The first call looks at what the tensors hold, which no graph can.
+    expected = some(inputs)
     whole = torch.compile(some, backend="aot_eager", fullgraph=True)
-    assert torch.equal(whole(inputs), some(inputs))
+    assert torch.equal(whole(inputs), expected)
 
 
 if __name__ == "__main__":
@@ -172,15 +190,10 @@ if __name__ == "__main__":
     product.products_on_gpu = backends.products_on_gpu = lambda tensor: True
     product.plain_backend = lambda tensor: reference
     randomness = torch.Generator().manual_seed(0)
-    for index, (name, some) in enumerate(products(randomness)):
-        some_batches = BATCHES if len(some.parts) > 1 else (BATCHES[index % 5], BATCHES[(index + 2) % 5])
-        for nth, batch in enumerate(some_batches):
-            dtype = (torch.float32, torch.bfloat16)[(index // 2 + nth) % 2]
-            for line in differences(name, some, batch, dtype, randomness):
-                print(line)
-        for line in rows_differ(name, some):
+    if "ops" in sys.argv:
+        check_ops(randomness)
+        print("checked")
+    else:
+        for line in all_differences(randomness):
             print(line)
-        last = some
-    if "opcheck" in sys.argv:
-        checked(last)
-    print("compared")
+        print("compared")

@@ -1,8 +1,8 @@
 """Ops for products with the parts of packed matrices on a GPU: schemas and shape rules; Triton runs them.
 
 None of them waits for the device or depends on what tensors hold, so that `torch.compile` and CUDA graphs can hold
-them. Triton is imported by the first call, which takes a second. What a part adds to may be given as `onto`, which
-saves a pass over the outputs.
+them. The first call of a product looks at its tensors, and imports Triton: it is made before a graph is. What a part
+adds to may be given as `onto`, which saves a pass over the outputs.
 """
 
 # No postponed annotations here: torch reads the schema from the annotations themselves.

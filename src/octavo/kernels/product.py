@@ -31,7 +31,6 @@ from octavo.kernels import cpu, gpu, reference
 from octavo.kernels.backends import plain_backend, products_on_gpu
 from octavo.kernels.shift_trellis import mixer
 
-
 SPACING = 2.0**-23
 """Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
 

@@ -23,9 +23,9 @@ from octavo.kernels.triton.decoding import (
 )
 
 
-# Were its stride known to be a multiple of 16, a thread would be given 16 bytes of a row to load at once, and inputs
-# would have to move between threads to meet them.
-@triton.jit(do_not_specialize_on_alignment=["row_groups"])
+# Were addresses known to be multiples of 16, a thread would load 16 bytes of a row at once, and inputs would have to
+# move between threads to meet them.
+@triton.jit(do_not_specialize_on_alignment=["packed"])
 def few_kernel(
     inputs,
     packed,
@@ -40,11 +40,10 @@ def few_kernel(
     rows,
     count,
     row_codes,
-    row_groups,
     size,
+    groups,
     tiles,
     block,
-    scale_stride,
     one,
     LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -56,6 +55,9 @@ def few_kernel(
     AFFINE: tl.constexpr,
     SHIFTED: tl.constexpr,
     RAGGED: tl.constexpr,
+    ROW_GROUPS: tl.constexpr,
+    SCALE_STRIDE: tl.constexpr,
+    EVEN: tl.constexpr,
     NUMBERS: tl.constexpr,
     FACTORS: tl.constexpr,
     ONTO: tl.constexpr,
@@ -63,7 +65,11 @@ def few_kernel(
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """SHIFTED: rows begin inside groups. RAGGED: so do blocks of a scale. AFFINE: values are equally spaced."""
+    """AFFINE: values are equally spaced. SHIFTED: rows begin inside groups. RAGGED: so do blocks of a scale.
+
+    EVEN: all rows and groups are there. Strides are constants, so that one address and offsets within instructions
+    reach all rows of a program.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     split = tl.program_id(1)
@@ -74,8 +80,8 @@ def few_kernel(
         start = first_code // DIGITS
         early = (first_code - start * DIGITS).to(tl.int32)
     else:
-        start = row.to(tl.int64) * row_groups
-    first_scale = row.to(tl.int64) * scale_stride
+        start = row.to(tl.int64) * ROW_GROUPS
+    scales_of_row = scales + row.to(tl.int64) * SCALE_STRIDE
     if AFFINE:
         lowest = tl.load(values)
         slope = tl.load(values + 1) - lowest
@@ -88,16 +94,14 @@ def few_kernel(
     sums = tl.zeros([BATCH, ROWS, GROUPS], tl.float32)
     for tile in range(split * tiles, split * tiles + tiles):
         group = tile * GROUPS + tl.arange(0, GROUPS)
-        number = numbers_at(packed, start, group, there, size, BYTES, TYPED)
+        number = numbers_at(packed, start, group, there, size, BYTES, TYPED, EVEN)
         # [batch, rows, digits, groups], rows being one where all begin alike.
         place = (group[None, :] * DIGITS + digit[:, None])[None, None, :, :]
         if SHIFTED:
             place -= early[None, :, None, None]
         exists = (place >= 0) & (place < count) & (digit < DIGITS)[None, None, :, None]
         some = exists & (vector < batch)[:, None, None, None]
-        given = inputs_at(
-            inputs, numbers, factors, vector[:, None, None, None], place, some, columns, NUMBERS, FACTORS
-        )
+        given = inputs_at(inputs, numbers, factors, vector[:, None, None, None], place, some, columns, NUMBERS, FACTORS)
         if AFFINE and TYPED:
             weight = mantissas_of(number, one, LEVELS, WIDTH, PADDED)
         elif AFFINE:
@@ -106,15 +110,17 @@ def few_kernel(
             weight = looked_up(table, digits_of(number, LEVELS, WIDTH, DIGITS, PADDED))
         if RAGGED:
             index = tl.where(exists, place, 0) // block
-            at = first_scale[None, :, None, None] + index
-            scale = tl.load(scales + at, mask=exists & there[None, :, None, None], other=0.0).to(tl.float32)
+            at = scales_of_row[None, :, None, None] + index
+            scale = tl.load(at, mask=exists & there[None, :, None, None], other=0.0).to(tl.float32)
             if AFFINE:
                 weight = weight * slope + lowest
             sums += tl.sum(weight[None, :, :, :] * scale * given, 2)
         else:
-            at = first_scale[:, None] + (group * DIGITS // block)[None, :]
-            kept = there[:, None] & (group * DIGITS < count)[None, :]
-            scale = tl.load(scales + at, mask=kept, other=0.0).to(tl.float32)
+            at = scales_of_row[:, None] + (group * DIGITS // block)[None, :]
+            if EVEN:
+                scale = tl.load(at).to(tl.float32)
+            else:
+                scale = tl.load(at, mask=there[:, None] & (group < groups)[None, :], other=0.0).to(tl.float32)
             part = tl.sum(weight[None, :, :, :] * given, 2)
             if AFFINE:
                 part = part * slope + tl.sum(given, 2) * lowest
@@ -144,16 +150,14 @@ def arrange_kernel(
         group = tl.arange(0, GROUPS)
         place = (chunk * GROUPS + group) * DIGITS + digit
         exists = (place < count)[:, None] & (vector < batch)[None, :]
-        value = inputs_at(
-            inputs, numbers, inputs, vector[None, :], place[:, None], exists, columns, NUMBERS, False
-        )
+        value = inputs_at(inputs, numbers, inputs, vector[None, :], place[:, None], exists, columns, NUMBERS, False)
         at = ((chunk * DIGITS + digit) * GROUPS + group)[:, None] * BATCH + vector[None, :]
         tl.store(arranged + at, value.to(arranged.dtype.element_ty))
         total += tl.sum(value, 0)
     tl.store(totals + chunk * BATCH + vector, total)
 
 
-@triton.jit(do_not_specialize_on_alignment=["row_groups"])
+@triton.jit(do_not_specialize_on_alignment=["packed"])
 def many_kernel(
     arranged,
     totals,
@@ -164,12 +168,10 @@ def many_kernel(
     out,
     batch,
     rows,
-    row_groups,
     size,
     tiles,
     block_chunks,
     chunks,
-    scale_stride,
     LEVELS: tl.constexpr,
     WIDTH: tl.constexpr,
     DIGITS: tl.constexpr,
@@ -178,6 +180,9 @@ def many_kernel(
     TABLE: tl.constexpr,
     AFFINE: tl.constexpr,
     NARROW: tl.constexpr,
+    ROW_GROUPS: tl.constexpr,
+    SCALE_STRIDE: tl.constexpr,
+    EVEN: tl.constexpr,
     ONTO: tl.constexpr,
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -187,15 +192,16 @@ def many_kernel(
     """Products of chunks of GROUPS groups, that share a scale, CHUNKS at once: one a warp.
 
     One digit of all groups is multiplied at a time, so that no code has to move next to its neighbor. Codes are
-    multiplied as whole numbers, which bfloat16 has up to 256, or as two halves of their values.
+    multiplied as whole numbers, which bfloat16 has up to 256, or as two halves of their values. EVEN: all rows and
+    chunks are there.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     split = tl.program_id(1)
     vector = tl.arange(0, BATCH)
     group = tl.arange(0, GROUPS)
-    start = row.to(tl.int64) * row_groups
-    first_scale = row.to(tl.int64) * scale_stride
+    start = row.to(tl.int64) * ROW_GROUPS
+    scales_of_row = scales + row.to(tl.int64) * SCALE_STRIDE
     if AFFINE:
         lowest = tl.load(values)
         slope = tl.load(values + 1) - lowest
@@ -208,25 +214,26 @@ def many_kernel(
         real = chunk < chunks
         at = start[None, :, None] + (chunk[:, None] * GROUPS + group[None, :])[:, None, :]
         inside = there[None, :, None] & real[:, None, None]
-        if TYPED:
+        if TYPED and EVEN:
+            number = tl.load(packed + at).to(tl.int32)
+        elif TYPED:
             number = tl.load(packed + at, mask=inside & (at < size), other=0).to(tl.int32)
         else:
             number = tl.zeros(at.shape, tl.int32)
             for byte in tl.static_range(BYTES):
                 place = at * BYTES + byte
                 number |= tl.load(packed + place, mask=inside & (place < size), other=0).to(tl.int32) << (8 * byte)
-        scale = tl.load(
-            scales + first_scale[None, :] + (chunk // block_chunks)[:, None],
-            mask=there[None, :] & real[:, None],
-            other=0.0,
-        ).to(tl.float32)
+        scales_at = scales_of_row[None, :] + (chunk // block_chunks)[:, None]
+        if EVEN:
+            scale = tl.load(scales_at).to(tl.float32)
+        else:
+            scale = tl.load(scales_at, mask=there[None, :] & real[:, None], other=0.0).to(tl.float32)
         part = tl.zeros([CHUNKS, ROWS, BATCH], tl.float32)
         for digit in tl.static_range(DIGITS):
             code = (number >> (WIDTH * digit)) & (LEVELS - 1)
             first = ((chunk * DIGITS + digit) * GROUPS)[:, None] + group[None, :]
-            given = tl.load(
-                arranged + first[:, :, None] * BATCH + vector[None, None, :], mask=real[:, None, None], other=0.0
-            )
+            at_inputs = arranged + first[:, :, None] * BATCH + vector[None, None, :]
+            given = tl.load(at_inputs) if EVEN else tl.load(at_inputs, mask=real[:, None, None], other=0.0)
             if AFFINE:
                 part = tl.dot(code.to(tl.float32).to(NARROW), given, part, input_precision="ieee")
             else:
@@ -300,7 +307,7 @@ def tile_kernel(
             place = tl.reshape(group[None, :] * DIGITS + digit[:, None], [PADDED * GROUPS])
             real = tl.reshape(real, [PADDED * GROUPS]) & (place < count)
             inside = there[:, None] & real[None, :]
-            number = numbers_at(packed, start, group, there, size, BYTES, TYPED)
+            number = numbers_at(packed, start, group, there, size, BYTES, TYPED, False)
             code = tl.reshape(digits_of(number, LEVELS, WIDTH, DIGITS, PADDED), [ROWS, PADDED * GROUPS])
         index = first_scale[:, None] + (tl.where(real, place, 0) // block)[None, :]
         scale = tl.load(scales + index, mask=inside, other=0.0).to(tl.float32)

@@ -1,12 +1,14 @@
-"""Products with packed codes on a GPU. How one goes depends on how many inputs there are:
+"""Products with packed codes on a GPU. How one goes depends on inputs and codes:
 
-- up to FEW, codes are decoded in registers and multiplied in float32;
-- up to MANY, inputs of bfloat16 are laid out as tensor cores meet them, and codes go there as whole numbers or as
-  halves of their values, each block being multiplied with its scale afterwards;
-- for everything else, tiles of weights go through shared memory.
+- one or two inputs of bfloat16, and equally spaced values: in whole numbers (octavo.kernels.triton.whole);
+- 3 to MANY inputs of bfloat16 (more than FEW where values are not equally spaced), and blocks that tensor cores do not
+  cut: inputs are laid out as tensor cores meet them, and codes go there as whole numbers or as halves of their values,
+  each block being multiplied with its scale afterwards;
+- up to FEW others: codes are decoded in registers and multiplied in float32;
+- everything else: tiles of weights go through shared memory.
 
-Up to MANY inputs what is left out of a product is 2^-16 of it at most; beyond, with inputs of bfloat16, weights are
-rounded to bfloat16 as they are in a dense product. Inputs of float32 are multiplied in float32, never in tf32.
+Inputs of float32 are multiplied in float32, never in tf32. With those of bfloat16 a product loses what `whole` says, or
+2^-16 of it at most; beyond MANY inputs weights are rounded to bfloat16, as they are in a dense product.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from torch import Tensor
 
 from octavo.kernels.layout import Layout, is_power_of_two, layout_of
 from octavo.kernels.triton.codes import arrange_kernel, few_kernel, many_kernel, rows_kernel, tile_kernel
-from octavo.kernels.triton.launching import NARROW, NARROW_DTYPE, launch
+from octavo.kernels.triton.launching import INTERPRETED, NARROW, NARROW_DTYPE, launch
 from octavo.kernels.triton.operands import FEW, LEAST, MANY, Taken, decoded_rows, scale_stride
 from octavo.kernels.triton.sums import summed
+from octavo.kernels.triton.whole import whole_kernel
 from octavo.kernels.tuning import Cut, Problem, measured, power_of_two
 
 _ONE = 0x3F800000
@@ -99,8 +102,7 @@ class Codes:
 
     def _begins(self, numbers: Numbers) -> bool:
         size = 1 if numbers.dtype is None else numbers.bytes
-        whole = self.packed.numel() % size == 0 and self.packed.storage_offset() % size == 0
-        return whole and self.row_codes % numbers.digits == 0
+        return _aligned(self.packed, size) and self.row_codes % numbers.digits == 0
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -112,6 +114,14 @@ class Codes:
         return next((each for each in self.choices if self.run % each.digits == 0), self.choices[0])
 
     @cached_property
+    def words(self) -> Tensor | None:
+        """The stream as 32-bit words, if rows and blocks begin with them and values are equally spaced."""
+        fits = self.affine and self.width in (1, 2, 4, 8) and _aligned(self.packed, 4)
+        if not fits or any(count * self.width % 32 for count in (self.row_codes, self.run)):
+            return None
+        return self.packed.view(torch.int32)
+
+    @cached_property
     def chunked(self) -> Numbers | None:
         """The longest numbers of which as many as tensor cores take at once share a scale; None if there are none."""
         if self.width == 0:
@@ -120,13 +130,21 @@ class Codes:
         return next((each for each in fitting if self.run % (LEAST * each.digits) == 0), None)
 
 
+def _aligned(packed: Tensor, size: int) -> bool:
+    """Whether bytes may be read as integers of a size."""
+    return packed.numel() % size == 0 and packed.storage_offset() % size == 0
+
+
 def codes_product(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
     """Inputs times the transpose of what codes stand for."""
     batch = inputs.shape[0]
+    narrow = inputs.dtype == torch.bfloat16 and taken.factors is None
+    if batch <= 2 and narrow and codes.words is not None:
+        return _whole(inputs, codes, codes.words, taken, onto)
+    if (2 if codes.affine else FEW) < batch <= MANY and narrow and codes.chunked is not None:
+        return _many(inputs, codes, codes.chunked, taken, onto)
     if batch <= FEW:
         return _few(inputs, codes, taken, onto)
-    if batch <= MANY and inputs.dtype == torch.bfloat16 and taken.factors is None and codes.chunked is not None:
-        return _many(inputs, codes, codes.chunked, taken, onto)
     return _tiles(inputs, codes, taken, onto)
 
 
@@ -144,6 +162,43 @@ def _cut(kernel: str, inputs: Tensor, codes: Codes) -> Cut | None:
     return measured(problem, inputs.device)
 
 
+def _whole(inputs: Tensor, codes: Codes, words: Tensor, taken: Taken, onto: Tensor | None) -> Tensor:
+    batch, columns = inputs.shape
+    cut = _cut("whole", inputs, codes) or Cut(rows=16, width=128, warps=4, stages=2)
+    digits = 32 // codes.width
+    in_row = -(-codes.count // digits)
+    width = min(cut.width, power_of_two(in_row))
+    tiles = -(-in_row // width)
+    splits = cut.splits_of(codes.rows, tiles)
+    constants = {
+        "LEVELS": codes.levels,
+        "WIDTH": codes.width,
+        "ROW_WORDS": codes.row_codes // digits,
+        "SCALE_STRIDE": scale_stride(codes.scales),
+        "EVEN": _even(codes.rows, cut.rows, in_row, width, tiles, splits),
+        "NUMBERS": taken.numbers is not None,
+        "INTERPRETED": INTERPRETED,
+        "BATCH": batch,
+        "ROWS": cut.rows,
+        "WORDS": width,
+    }
+
+    def start(below: Tensor, out: Tensor, adding: bool) -> None:
+        arguments = (
+            *(inputs, words, codes.values, codes.scales, taken.tensors(inputs)[0], below, out),
+            *(batch, columns, codes.rows, codes.count, in_row, -(-tiles // splits), codes.run),
+        )
+        grid = -(-codes.rows // cut.rows), splits
+        launch(whole_kernel, grid, arguments, {**constants, "ONTO": adding}, cut.warps, cut.stages)
+
+    return summed(inputs, codes.rows, splits, onto, start)
+
+
+def _even(rows: int, height: int, in_row: int, width: int, tiles: int, splits: int) -> bool:
+    """Whether programs take exactly what there is, and nothing needs to be asked about before it is read."""
+    return rows % height == 0 and in_row % width == 0 and tiles % splits == 0
+
+
 def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
     batch, columns = inputs.shape
     numbers = codes.numbers
@@ -155,19 +210,30 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
     splits = cut.splits_of(codes.rows, tiles)
     source = numbers.of(codes.packed)
     constants = {
-        **{"LEVELS": codes.levels, "WIDTH": codes.width, "DIGITS": numbers.digits, "BYTES": numbers.bytes},
-        **{"PADDED": power_of_two(numbers.digits), "TYPED": numbers.dtype is not None},
-        **{"TABLE": power_of_two(codes.levels), "AFFINE": codes.affine},
-        **{"SHIFTED": numbers.shifted, "RAGGED": numbers.shifted or codes.run % numbers.digits != 0},
-        **{"BATCH": power_of_two(batch), "ROWS": cut.rows, "GROUPS": width},
+        "LEVELS": codes.levels,
+        "WIDTH": codes.width,
+        "DIGITS": numbers.digits,
+        "BYTES": numbers.bytes,
+        "PADDED": power_of_two(numbers.digits),
+        "TYPED": numbers.dtype is not None,
+        "TABLE": power_of_two(codes.levels),
+        "AFFINE": codes.affine,
+        "SHIFTED": numbers.shifted,
+        "RAGGED": numbers.shifted or codes.run % numbers.digits != 0,
+        "ROW_GROUPS": codes.row_codes // numbers.digits,
+        "SCALE_STRIDE": scale_stride(codes.scales),
+        "EVEN": _even(codes.rows, cut.rows, in_row, width, tiles, splits) and not numbers.shifted,
+        "BATCH": power_of_two(batch),
+        "ROWS": cut.rows,
+        "GROUPS": width,
         **taken.constants,
     }
 
     def start(below: Tensor, out: Tensor, adding: bool) -> None:
         arguments = (
             *(inputs, source, codes.values, codes.scales, *taken.tensors(inputs), below, out),
-            *(batch, columns, codes.rows, codes.count, codes.row_codes, codes.row_codes // numbers.digits),
-            *(source.numel(), -(-tiles // splits), codes.run, scale_stride(codes.scales), _ONE),
+            *(batch, columns, codes.rows, codes.count, codes.row_codes),
+            *(source.numel(), in_row, -(-tiles // splits), codes.run, _ONE),
         )
         grid = -(-codes.rows // cut.rows), splits
         launch(few_kernel, grid, arguments, {**constants, "ONTO": adding}, cut.warps, cut.stages)
@@ -177,8 +243,12 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
 
 def _many(inputs: Tensor, codes: Codes, numbers: Numbers, taken: Taken, onto: Tensor | None) -> Tensor:
     batch, columns = inputs.shape
-    cut = _cut("many", inputs, codes) or Cut(rows=64 if codes.rows >= 64 else LEAST, width=LEAST, warps=4, stages=3)
     size = max(LEAST, power_of_two(batch))
+    # More would not fit into registers.
+    height = 64 if size <= 32 else 32
+    cut = _cut("many", inputs, codes) or Cut(
+        rows=min(height, max(LEAST, power_of_two(codes.rows))), width=LEAST, warps=4, stages=3
+    )
     chunk = LEAST * numbers.digits
     chunks = -(-codes.count // chunk)
     at_once = min(cut.warps, power_of_two(chunks))
@@ -191,16 +261,25 @@ def _many(inputs: Tensor, codes: Codes, numbers: Numbers, taken: Taken, onto: Te
     arguments = (inputs, taken.tensors(inputs)[0], arranged, totals, batch, columns, codes.count)
     launch(arrange_kernel, (chunks,), arguments, {**shape, "NUMBERS": taken.numbers is not None}, 4, 1)
     constants = {
-        **{"LEVELS": codes.levels, "WIDTH": codes.width, "BYTES": numbers.bytes, "TYPED": numbers.dtype is not None},
-        **{"TABLE": codes.levels, "AFFINE": codes.affine, "NARROW": NARROW, "ROWS": cut.rows, "CHUNKS": at_once},
+        "LEVELS": codes.levels,
+        "WIDTH": codes.width,
+        "BYTES": numbers.bytes,
+        "TYPED": numbers.dtype is not None,
+        "TABLE": codes.levels,
+        "AFFINE": codes.affine,
+        "NARROW": NARROW,
+        "ROWS": cut.rows,
+        "CHUNKS": at_once,
+        "ROW_GROUPS": codes.row_codes // numbers.digits,
+        "SCALE_STRIDE": scale_stride(codes.scales),
+        "EVEN": _even(codes.rows, cut.rows, chunks, at_once, tiles, splits) and codes.count % chunk == 0,
         **shape,
     }
 
     def start(below: Tensor, out: Tensor, adding: bool) -> None:
         arguments = (
             *(arranged, totals, source, codes.values, codes.scales, below, out),
-            *(batch, codes.rows, codes.row_codes // numbers.digits, source.numel(), -(-tiles // splits)),
-            *(codes.run // chunk, chunks, scale_stride(codes.scales)),
+            *(batch, codes.rows, source.numel(), -(-tiles // splits), codes.run // chunk, chunks),
         )
         grid = -(-codes.rows // cut.rows), splits
         launch(many_kernel, grid, arguments, {**constants, "ONTO": adding}, cut.warps, cut.stages)
@@ -221,9 +300,17 @@ def _tiles(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> T
     source = codes.packed if numbers.shifted else numbers.of(codes.packed)
     group = (codes.layout.digits, codes.layout.bytes) if numbers.shifted else (numbers.digits, numbers.bytes)
     constants = {
-        **{"LEVELS": codes.levels, "WIDTH": codes.width, "DIGITS": group[0], "BYTES": group[1], "PADDED": padded},
-        **{"TYPED": numbers.dtype is not None, "TABLE": power_of_two(codes.levels), "SHIFTED": numbers.shifted},
-        **{"BATCH": size, "ROWS": cut.rows, "GROUPS": groups},
+        "LEVELS": codes.levels,
+        "WIDTH": codes.width,
+        "DIGITS": group[0],
+        "BYTES": group[1],
+        "PADDED": padded,
+        "TYPED": numbers.dtype is not None,
+        "TABLE": power_of_two(codes.levels),
+        "SHIFTED": numbers.shifted,
+        "BATCH": size,
+        "ROWS": cut.rows,
+        "GROUPS": groups,
         **taken.constants,
         **taken.precision(inputs),
     }

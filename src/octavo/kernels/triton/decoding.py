@@ -15,22 +15,22 @@ import triton.language as tl
 
 
 @triton.jit
-def numbers_at(packed, start, group, there, size, BYTES: tl.constexpr, TYPED: tl.constexpr):
-    """The numbers [rows, groups] that hold the digits of groups; 0 beyond the end.
+def numbers_at(packed, start, group, there, size, BYTES: tl.constexpr, TYPED: tl.constexpr, EVEN: tl.constexpr):
+    """The numbers [rows, groups] that hold the digits of groups; 0 beyond the end, unless all are there (EVEN).
 
     `packed` is of integers that are the numbers (TYPED), or of bytes.
     """
     at = start[:, None] + group[None, :]
-    if TYPED:
-        return tl.load(packed + at, mask=there[:, None] & (at < size), other=0).to(tl.int32)
-    first = at.to(tl.int64) * BYTES
-    if BYTES > 3:
-        number = tl.zeros(at.shape, tl.uint64)
+    if TYPED and EVEN:
+        number = tl.load(packed + at).to(tl.int32)
+    elif TYPED:
+        number = tl.load(packed + at, mask=there[:, None] & (at < size), other=0).to(tl.int32)
     else:
-        number = tl.zeros(at.shape, tl.int32)
-    for byte in tl.static_range(BYTES):
-        part = tl.load(packed + first + byte, mask=there[:, None] & (first + byte < size), other=0)
-        number |= part.to(number.dtype) << (8 * byte)
+        first = at.to(tl.int64) * BYTES
+        number = tl.zeros(at.shape, tl.uint64 if BYTES > 3 else tl.int32)
+        for byte in tl.static_range(BYTES):
+            part = tl.load(packed + first + byte, mask=there[:, None] & (first + byte < size), other=0)
+            number |= part.to(number.dtype) << (8 * byte)
     return number
 
 
@@ -40,11 +40,13 @@ def digits_of(number, LEVELS: tl.constexpr, WIDTH: tl.constexpr, DIGITS: tl.cons
     digit = tl.arange(0, PADDED)
     if WIDTH > 0:
         shift = (WIDTH * digit).to(number.dtype)
-        return (number[:, None, :] >> shift[None, :, None]).to(tl.int32) & (LEVELS - 1)
-    power = tl.full([PADDED], 1, number.dtype)
-    for index in tl.static_range(DIGITS - 1):
-        power = tl.where(digit > index, power * LEVELS, power)
-    return (number[:, None, :] // power[None, :, None] % LEVELS).to(tl.int32)
+        code = (number[:, None, :] >> shift[None, :, None]).to(tl.int32) & (LEVELS - 1)
+    else:
+        power = tl.full([PADDED], 1, number.dtype)
+        for index in tl.static_range(DIGITS - 1):
+            power = tl.where(digit > index, power * LEVELS, power)
+        code = (number[:, None, :] // power[None, :, None] % LEVELS).to(tl.int32)
+    return code
 
 
 @triton.jit
@@ -83,16 +85,18 @@ def codes_at(
         if 8 % WIDTH != 0:
             high = tl.load(packed + byte + 1, mask=exists & (byte + 1 < size), other=0).to(tl.int32)
             word |= high << 8
-        return (word >> (bit & 7).to(tl.int32)) & (LEVELS - 1)
-    group = flat // DIGITS
-    digit = (flat - group * DIGITS).to(tl.int32)
-    number = tl.zeros(flat.shape, tl.uint64)
-    for index in tl.static_range(BYTES):
-        byte = group * BYTES + index
-        number |= tl.load(packed + byte, mask=exists & (byte < size), other=0).to(tl.uint64) << (8 * index)
-    for index in tl.static_range(DIGITS - 1):
-        number = tl.where(digit > index, number // LEVELS, number)
-    return (number % LEVELS).to(tl.int32)
+        code = (word >> (bit & 7).to(tl.int32)) & (LEVELS - 1)
+    else:
+        group = flat // DIGITS
+        digit = (flat - group * DIGITS).to(tl.int32)
+        number = tl.zeros(flat.shape, tl.uint64)
+        for index in tl.static_range(BYTES):
+            place = group * BYTES + index
+            number |= tl.load(packed + place, mask=exists & (place < size), other=0).to(tl.uint64) << (8 * index)
+        for index in tl.static_range(DIGITS - 1):
+            number = tl.where(digit > index, number // LEVELS, number)
+        code = (number % LEVELS).to(tl.int32)
+    return code
 
 
 @triton.jit
@@ -133,29 +137,22 @@ def product_of(weights, inputs, sums, NARROW: tl.constexpr, WEIGHTS: tl.constexp
     Float32 is split into numbers of the type NARROW, whose products are exact: WEIGHTS and INPUTS say into how many.
     With 2 what is left out is 2^-16 of a product at most. NARROW is float32 for inputs of float32, without a split.
     """
-    if NARROW == tl.float32 and WEIGHTS + INPUTS == 2:
-        return tl.dot(weights, inputs, sums, input_precision="ieee")
-    high_weights, low_weights = _halves(weights)
-    high_inputs, low_inputs = _halves(inputs)
-    if WEIGHTS == 1:
-        high_weights = weights
-    if INPUTS == 1:
-        high_inputs = inputs
-    high_weights = high_weights.to(NARROW)
-    high_inputs = high_inputs.to(NARROW)
-    sums = tl.dot(high_weights, high_inputs, sums, input_precision="ieee")
+    high_weights = weights if WEIGHTS == 1 else _high(weights)
+    high_inputs = inputs if INPUTS == 1 else _high(inputs)
+    first = high_weights.to(NARROW)
+    second = high_inputs.to(NARROW)
+    sums = tl.dot(first, second, sums, input_precision="ieee")
     if WEIGHTS == 2:
-        sums = tl.dot(low_weights.to(NARROW), high_inputs, sums, input_precision="ieee")
+        sums = tl.dot((weights - high_weights).to(NARROW), second, sums, input_precision="ieee")
     if INPUTS == 2:
-        sums = tl.dot(high_weights, low_inputs.to(NARROW), sums, input_precision="ieee")
+        sums = tl.dot(first, (inputs - high_inputs).to(NARROW), sums, input_precision="ieee")
     return sums
 
 
 @triton.jit
-def _halves(value):
-    """A float32 as the sum of what bfloat16 holds of its bits and the rest."""
-    high = (value.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-    return high, value - high
+def _high(value):
+    """What bfloat16 holds of the bits of a float32."""
+    return (value.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
 
 
 @triton.jit

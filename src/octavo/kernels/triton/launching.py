@@ -1,7 +1,7 @@
 """Start a kernel: where tests and the tuning command step in."""
 
 # A kernel is launched by subscripting it with its grid, which its type does not show.
-# pyright: reportIndexIssue=false, reportMissingImports=false
+# pyright: reportIndexIssue=false, reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

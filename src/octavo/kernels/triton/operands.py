@@ -1,4 +1,4 @@
-"""What launches of all product kernels have in common: which inputs are taken, in what precision, and rows by number."""
+"""What launches of all product kernels share: which inputs are taken, in what precision, and rows by their numbers."""
 
 from __future__ import annotations
 

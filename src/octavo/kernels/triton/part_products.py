@@ -1,4 +1,4 @@
-"""Products with the parts that are no packed codes on a GPU: wide grid codes, trellis streams, single weights, zeros."""
+"""Products on a GPU with parts that are no packed codes: wide grid codes, trellis streams, single weights, zeros."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def grid_rows(codes: Tensor, points: Tensor, row_step: Tensor, index: Tensor) ->
     return decoded_rows(grid_rows_kernel, index, codes.shape[1], (codes, points, row_step, index), sizes, {})
 
 
-def shift_rows(
-    codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, index: Tensor
-) -> Tensor:
+def shift_rows(codes: Tensor, table: Tensor, bits: int, rows: int, scales: Tensor, block: int, index: Tensor) -> Tensor:
     """Rows of trellis streams by their numbers, float32; where there is no such row, nothing of use."""
     count, stream = codes.shape
     sizes = rows, count, stream, min(block, count), scale_stride(scales)
@@ -112,7 +110,7 @@ def _tiled(
     onto: Tensor | None,
     cut: Cut,
 ) -> Tensor:
-    """The sums of a kernel that makes tiles of weights, multiplied on tensor cores where there are more than FEW inputs."""
+    """The sums of a kernel that makes tiles of weights; tensor cores multiply them with more than FEW inputs."""
     (batch, columns), count = inputs.shape, taken.count(inputs)
     dot = batch > FEW
     places = min(cut.width, max(LEAST, power_of_two(count)))
@@ -121,7 +119,10 @@ def _tiled(
     size = min(max(LEAST, power_of_two(batch)), MANY) if dot else power_of_two(batch)
     constants = {
         **constants,
-        **{"DOT": dot, "BATCH": size, "ROWS": cut.rows, "PLACES": places},
+        "DOT": dot,
+        "BATCH": size,
+        "ROWS": cut.rows,
+        "PLACES": places,
         **taken.constants,
         **taken.precision(inputs),
     }

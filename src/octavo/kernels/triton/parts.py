@@ -90,12 +90,8 @@ def grid_kernel(
         place = tile * PLACES + tl.arange(0, PLACES)
         real = place < count
         some = real[:, None] & (vector < batch)[None, :]
-        weight = _grid_weights(
-            codes, points, row_step, row, place, there, there[:, None] & real[None, :], count, half
-        )
-        given = inputs_at(
-            inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS
-        )
+        weight = _grid_weights(codes, points, row_step, row, place, there, there[:, None] & real[None, :], count, half)
+        given = inputs_at(inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS)
         sums = _added(sums, weight, given, NARROW, WEIGHTS, INPUTS, DOT)
     store_sums(tl.trans(sums), onto, out, split, vector, row, batch, rows, ONTO)
 
@@ -141,12 +137,8 @@ def shift_kernel(
         real = place < count
         some = real[:, None] & (vector < batch)[None, :]
         inside = there[:, None] & real[None, :]
-        weight = _shift_weights(
-            codes, table, scales, row, place, inside, stream, block, scale_stride, BITS, STATES
-        )
-        given = inputs_at(
-            inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS
-        )
+        weight = _shift_weights(codes, table, scales, row, place, inside, stream, block, scale_stride, BITS, STATES)
+        given = inputs_at(inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS)
         sums = _added(sums, weight, given, NARROW, WEIGHTS, INPUTS, DOT)
     store_sums(tl.trans(sums), onto, out, split, vector, row, batch, rows, ONTO)
 

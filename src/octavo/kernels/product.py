@@ -101,7 +101,7 @@ class CodesPart:
         return taken @ (self.values[codes.long()] * scales).T
 
     @cached_property
-    def _affine(self) -> bool:
+    def affine(self) -> bool:
         """Whether values are equally spaced but for the rounding of sums: their codes are multiplied instead."""
         steps = torch.arange(len(self.values), device=self.values.device)
         line = self.values[0] + steps * (self.values[1] - self.values[0])
@@ -109,12 +109,12 @@ class CodesPart:
 
     def ready(self, columns: int) -> None:
         """Find out what launches depend on, and refuse what would be read out of bounds."""
-        _ = self._affine
+        _ = self.affine
         _within(self.columns.numbers, columns)
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         parts = self.packed, self.values, self.scales, self.columns.numbers, self.columns.factors
-        return gpu.codes_product(inputs, *parts, onto, rows, self.row_codes, self.block, self._affine)
+        return gpu.codes_product(inputs, *parts, onto, rows, self.row_codes, self.block, self.affine)
 
     def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
         count = self.columns.count(columns)

@@ -7,7 +7,7 @@ while a model runs, so that a launch depends on shapes alone and a CUDA graph ca
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def measured(problem: Problem, device: torch.device) -> Cut | None:
     """The fastest cut that was measured on this kind of device; None where none was."""
     if device.type != "cuda":
         return None
-    return _measurements(torch.cuda.get_device_name(device)).get(problem)
+    return measurements(torch.cuda.get_device_name(device)).get(problem)
 
 
 def path_of(device_name: str, folder: Path = FOLDER) -> Path:
@@ -93,5 +93,15 @@ def load(path: Path) -> dict[Problem, Cut]:
 
 
 @cache
-def _measurements(device_name: str) -> dict[Problem, Cut]:
+def measurements(device_name: str) -> dict[Problem, Cut]:
+    """All of a kind of device, read once; what is changed in it holds from the next launch on."""
     return load(path_of(device_name))
+
+
+def save(found: dict[Problem, Cut], path: Path) -> None:
+    """Write measurements as `load` reads them."""
+    entries = [{"problem": asdict(problem), "cut": asdict(cut)} for problem, cut in found.items()]
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(entries, indent=1) + "\n")
+    new.replace(path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ from octavo.kernels.tuning import Cut, Problem, measured, power_of_two
 
 _ONE = 0x3F800000
 """The bits of 1.0."""
+
+Way = Literal["whole", "many", "few", "tiles"]
 
 _WORDS = ((4, torch.int32), (2, torch.int16), (1, torch.uint8))
 
@@ -135,17 +138,25 @@ def _aligned(packed: Tensor, size: int) -> bool:
     return packed.numel() % size == 0 and packed.storage_offset() % size == 0
 
 
-def codes_product(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
-    """Inputs times the transpose of what codes stand for."""
+def way(inputs: Tensor, codes: Codes, taken: Taken) -> Way:
+    """How a product goes."""
     batch = inputs.shape[0]
     narrow = inputs.dtype == torch.bfloat16 and taken.factors is None
     if batch <= 2 and narrow and codes.words is not None:
-        return _whole(inputs, codes, codes.words, taken, onto)
+        return "whole"
     if (2 if codes.affine else FEW) < batch <= MANY and narrow and codes.chunked is not None:
-        return _many(inputs, codes, codes.chunked, taken, onto)
-    if batch <= FEW:
-        return _few(inputs, codes, taken, onto)
-    return _tiles(inputs, codes, taken, onto)
+        return "many"
+    return "few" if batch <= FEW else "tiles"
+
+
+def codes_product(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
+    """Inputs times the transpose of what codes stand for."""
+    return _WAYS[way(inputs, codes, taken)](inputs, codes, taken, onto)
+
+
+def problem(name: Way, inputs: Tensor, codes: Codes) -> Problem:
+    """What the time of a product depends on."""
+    return Problem(name, codes.levels, power_of_two(inputs.shape[0]), codes.rows, codes.count)
 
 
 def codes_rows(codes: Codes, index: Tensor) -> Tensor:
@@ -157,14 +168,14 @@ def codes_rows(codes: Codes, index: Tensor) -> Tensor:
     return decoded_rows(rows_kernel, index, codes.count, arguments, sizes, constants)
 
 
-def _cut(kernel: str, inputs: Tensor, codes: Codes) -> Cut | None:
-    problem = Problem(kernel, codes.levels, power_of_two(inputs.shape[0]), codes.rows, codes.count)
-    return measured(problem, inputs.device)
+def _cut(name: Way, inputs: Tensor, codes: Codes, rule: Cut) -> Cut:
+    return measured(problem(name, inputs, codes), inputs.device) or rule
 
 
-def _whole(inputs: Tensor, codes: Codes, words: Tensor, taken: Taken, onto: Tensor | None) -> Tensor:
-    batch, columns = inputs.shape
-    cut = _cut("whole", inputs, codes) or Cut(rows=16, width=128, warps=4, stages=2)
+def _whole(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
+    (batch, columns), words = inputs.shape, codes.words
+    assert words is not None
+    cut = _cut("whole", inputs, codes, Cut(rows=16, width=128, warps=4, stages=2))
     digits = 32 // codes.width
     in_row = -(-codes.count // digits)
     width = min(cut.width, power_of_two(in_row))
@@ -203,7 +214,7 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
     batch, columns = inputs.shape
     numbers = codes.numbers
     # Registers hold the sums of all rows: fewer of them for more inputs.
-    cut = _cut("few", inputs, codes) or Cut(rows=16 if batch == 1 else 8, width=128, warps=4, stages=2)
+    cut = _cut("few", inputs, codes, Cut(rows=16 if batch == 1 else 8, width=128, warps=4, stages=2))
     in_row = -(-(codes.count + (numbers.digits - 1 if numbers.shifted else 0)) // numbers.digits)
     width = min(cut.width, power_of_two(in_row))
     tiles = -(-in_row // width)
@@ -241,14 +252,13 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
     return summed(inputs, codes.rows, splits, onto, start)
 
 
-def _many(inputs: Tensor, codes: Codes, numbers: Numbers, taken: Taken, onto: Tensor | None) -> Tensor:
-    batch, columns = inputs.shape
+def _many(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
+    (batch, columns), numbers = inputs.shape, codes.chunked
+    assert numbers is not None
     size = max(LEAST, power_of_two(batch))
-    # More would not fit into registers.
-    height = 64 if size <= 32 else 32
-    cut = _cut("many", inputs, codes) or Cut(
-        rows=min(height, max(LEAST, power_of_two(codes.rows))), width=LEAST, warps=4, stages=3
-    )
+    # More rows would not fit into registers.
+    height = min(64 if size <= 32 else 32, max(LEAST, power_of_two(codes.rows)))
+    cut = _cut("many", inputs, codes, Cut(rows=height, width=LEAST, warps=4, stages=3))
     chunk = LEAST * numbers.digits
     chunks = -(-codes.count // chunk)
     at_once = min(cut.warps, power_of_two(chunks))
@@ -290,7 +300,7 @@ def _many(inputs: Tensor, codes: Codes, numbers: Numbers, taken: Taken, onto: Te
 def _tiles(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
     batch, columns = inputs.shape
     numbers = codes.numbers
-    cut = _cut("tiles", inputs, codes) or Cut(rows=64, width=8, warps=4, stages=2)
+    cut = _cut("tiles", inputs, codes, Cut(rows=64, width=8, warps=4, stages=2))
     padded = power_of_two(numbers.digits)
     groups = max(cut.width, LEAST // padded)
     tiles = -(-codes.count // (groups * (padded if numbers.shifted else numbers.digits)))
@@ -325,3 +335,6 @@ def _tiles(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> T
         launch(tile_kernel, grid, arguments, {**constants, "ONTO": adding}, cut.warps, cut.stages)
 
     return summed(inputs, codes.rows, splits, onto, start)
+
+
+_WAYS = {"whole": _whole, "many": _many, "few": _few, "tiles": _tiles}

@@ -1,13 +1,19 @@
 """Run by test_triton.py as a program of its own: every product kernel compiled for an H100, down to its instructions.
 
 No GPU takes part: Triton brings the assembler along, and a driver that only names the device stands in for one.
-The interpreter accepts more than the compiler does, and knows nothing of registers. Prints what takes
-more shared memory than there is.
+The interpreter accepts more than the compiler does, and knows nothing of registers. Prints what takes more shared
+memory than there is; with `count`, how many instructions a weight costs.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,9 +60,41 @@ def compile_only(
 ) -> None:
     found = kernel.warmup(*arguments, **constants, num_warps=warps, num_stages=stages, grid=grid)
     compiled.setdefault(kernel.__name__, set()).add(found.hash)
+    if "count" in sys.argv:
+        print_instructions(kernel.__name__, found, constants, warps)
     shared = found.metadata.shared
     if shared > 227 << 10:
         print(f"{kernel.__name__} takes {shared} bytes of shared memory")
+
+
+def print_instructions(name: str, found: Any, constants: Mapping[str, Any], warps: int) -> None:
+    """Instructions of a kernel's longest loop for each of the weights that it takes in one turn."""
+    sides = {
+        "whole_kernel": lambda c: c["ROWS"] * c["WORDS"] * 32 // c["WIDTH"],
+        "few_kernel": lambda c: c["ROWS"] * c["GROUPS"] * c["DIGITS"],
+        "many_kernel": lambda c: c["ROWS"] * c["GROUPS"] * c["DIGITS"] * c["CHUNKS"],
+        "tile_kernel": lambda c: c["ROWS"] * c["GROUPS"] * c["PADDED"],
+        "shift_kernel": lambda c: c["ROWS"] * c["PLACES"],
+        "grid_kernel": lambda c: c["ROWS"] * c["PLACES"],
+    }
+    if name not in sides:
+        return
+    lines = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)(.*?);", disassembled(found.asm["cubin"]))
+    jumps = [(int(at, 16), re.search(r"0x([0-9a-f]+)", rest)) for at, op, rest in lines if op == "BRA"]
+    loops = [(int(to[1], 16), at) for at, to in jumps if to is not None and int(to[1], 16) < at]
+    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+    inside = Counter(op for at, op, _ in lines if begin <= int(at, 16) <= end)
+    each = inside.total() / (sides[name](constants) / 32 / warps)
+    shape = {key: constants[key] for key in ("LEVELS", "AFFINE", "STATES", "BATCH", "ROWS") if key in constants}
+    print(f"{name} {shape}: {each:.2f} a weight, {inside['LDL']} spilled; {dict(inside.most_common(8))}")
+
+
+def disassembled(binary: bytes) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
 
 
 def codes(width: int, affine: bool, rows: int = 8192, columns: int = 8192, block: int = 64) -> Codes:
@@ -67,9 +105,8 @@ def codes(width: int, affine: bool, rows: int = 8192, columns: int = 8192, block
 
 def compile_all() -> None:
     taken = Taken(torch.empty(8192, dtype=torch.int32), torch.empty(8192))
-    for width, affine, batch in ((4, True, 1), (4, False, 1), (2, False, 4), (1, True, 1), (3, False, 2)):
-        codes_product.codes_product(inputs(batch), codes(width, affine), Taken(), None)
-    for width, affine, batch in ((4, True, 16), (4, False, 64), (2, True, 16), (8, True, 16)):
+    few = (4, True, 1), (4, False, 1), (2, True, 2), (2, False, 1), (1, True, 1), (3, False, 2)
+    for width, affine, batch in (*few, (4, True, 16), (4, False, 64), (2, True, 16)):
         codes_product.codes_product(inputs(batch), codes(width, affine), Taken(), None)
     ternary = Codes(torch.empty(1639 * 100, dtype=torch.uint8), torch.empty(3), torch.ones(1, 128), 100, 8192, 8192, 64)
     codes_product.codes_product(inputs(1), ternary, Taken(), None)

@@ -1,6 +1,6 @@
 """Run by test_triton.py as a program of its own: products on a GPU under Triton's interpreter against plain torch.
 
-See interpreted.py for why. Prints what differs.
+See interpreted.py for why. Prints what differs; fails where a kernel touches memory that is none of its arguments'.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from triton.runtime import interpreter
 
 from octavo.kernels import backends, product, reference
 from octavo.kernels.layout import packed_bytes
 from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
+from octavo.kernels.triton import codes_product, launching, operands, part_products, sums
 
 TOLERANCE = 2e-6
 """Of the sum of all magnitudes, with inputs of float32."""
@@ -29,8 +33,54 @@ HALVES = 2.0**-15
 
 BATCHES = (1, 3, 16, 17, 64)
 
-SHAPES = ((37, 128, 32), (5, 200, 1000), (19, 77, 7), (3, 64, 64))
-"""Rows, columns and block: with whole numbers in rows and blocks, one block a row, and neither."""
+SHAPES = ((64, 64, 64), (37, 128, 32), (5, 200, 1000), (19, 77, 7))
+"""Rows, columns and block: whole programs, whole numbers in rows and blocks, one block a row, and none of it."""
+
+LONG = (7, 2112, 64)
+"""The same, of rows that several programs share."""
+
+
+class Watched:
+    """The interpreter's memory, where only the arguments of a launch may be read and written."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+        self.begins = self.ends = np.zeros(0, np.uint64)
+
+    def of(self, arguments: tuple[Tensor | int, ...]) -> None:
+        spans = {(a.data_ptr(), a.data_ptr() + a.nbytes) for a in arguments if isinstance(a, Tensor) and a.nbytes}
+        ordered = np.array(sorted(spans), np.uint64)
+        self.begins, self.ends = ordered[:, 0], ordered[:, 1]
+
+    def check(self, addresses: Any, mask: Any, size: int) -> None:
+        wanted = addresses[np.broadcast_to(mask, addresses.shape)].astype(np.uint64)
+        place = np.searchsorted(self.begins, wanted, side="right") - 1
+        outside = (place < 0) | (wanted + np.uint64(size) > self.ends[place])
+        assert not outside.any(), f"{int(outside.sum())} addresses out of bounds"
+
+    def load(self, addresses: Any, mask: Any, other: Any, dtype: Any) -> Any:
+        self.check(addresses, mask, np.dtype(dtype).itemsize)
+        return self.memory.load(addresses, mask, other, dtype)
+
+    def store(self, addresses: Any, values: Any, mask: Any) -> Any:
+        self.check(addresses, mask, values.dtype.itemsize)
+        return self.memory.store(addresses, values, mask)
+
+    def atomic_rmw(self, op: Any, addresses: Any, values: Any, mask: Any, order: Any) -> Any:
+        self.check(addresses, mask, values.dtype.itemsize)
+        return self.memory.atomic_rmw(op, addresses, values, mask, order)
+
+
+def watch() -> None:
+    """Check every address from here on."""
+    watched = interpreter._interpreter = Watched(interpreter._interpreter)
+
+    def launch(kernel: Any, grid: Any, arguments: Any, *others: Any) -> None:
+        watched.of(arguments)
+        launching.launch(kernel, grid, arguments, *others)
+
+    for module in (codes_product, operands, part_products, sums):
+        module.launch = launch
 
 
 def plain(some: Product, inputs: Tensor) -> Tensor:
@@ -90,6 +140,8 @@ def products(generator: torch.Generator) -> Iterator[tuple[str, Product]]:
     for index, (levels, shape) in enumerate(itertools.product(alphabets, SHAPES)):
         part = codes_part(levels, shape, index + levels, generator)
         yield f"{levels} levels, {shape}", Product(shape[0], shape[1], [part])
+    for levels, variant in ((2, 1), (16, 0), (3, 0)):
+        yield f"{levels} levels, {LONG}", Product(LONG[0], LONG[1], [codes_part(levels, LONG, variant, generator)])
     for states, bits in ((256, 1), (1024, 5), (4096, 2), (4096, 3), (16384, 4)):
         part = shift_part(states, bits, 21, 40, 16, generator)
         yield f"{states} states, {bits} bits", Product(21, 40, [part])
@@ -189,6 +241,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     product.products_on_gpu = backends.products_on_gpu = lambda tensor: True
     product.plain_backend = lambda tensor: reference
+    watch()
     randomness = torch.Generator().manual_seed(0)
     if "ops" in sys.argv:
         check_ops(randomness)

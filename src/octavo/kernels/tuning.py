@@ -15,8 +15,8 @@ import torch
 
 FOLDER = Path(__file__).with_name("tuned")
 
-PROGRAMS = 512
-"""Programs that a launch has at least where its matrix allows: about four for each of an H100's 132 multiprocessors."""
+PROGRAMS = 256
+"""Programs that a launch has at least where its matrix allows: about two for each of an H100's 132 multiprocessors."""
 
 MOST_SPLITS = 32
 

@@ -175,7 +175,8 @@ def _cut(name: Way, inputs: Tensor, codes: Codes, rule: Cut) -> Cut:
 def _whole(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
     (batch, columns), words = inputs.shape, codes.words
     assert words is not None
-    cut = _cut("whole", inputs, codes, Cut(rows=16, width=128, warps=4, stages=2))
+    # Making inputs whole is work for all rows of a program, and the most of it at one bit.
+    cut = _cut("whole", inputs, codes, Cut(rows=32 if codes.width == 1 else 16, width=128, warps=4, stages=2))
     digits = 32 // codes.width
     in_row = -(-codes.count // digits)
     width = min(cut.width, power_of_two(in_row))

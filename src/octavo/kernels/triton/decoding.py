@@ -113,6 +113,19 @@ def states_at(codes, row, column, exists, stream, BITS: tl.constexpr, STATES: tl
 
 
 @triton.jit
+def runs_of_states(codes, octet, column, exists, stream, BITS: tl.constexpr, STATES: tl.constexpr, BYTES: tl.constexpr):
+    """States [octets, 8, columns] of eight rows each, whose windows lie in one number of BYTES."""
+    base = codes + column.to(tl.int64)[None, :] * stream
+    first = (octet * BITS)[:, None]
+    number = tl.zeros(exists.shape, tl.uint64 if BYTES > 4 else tl.uint32)
+    for index in tl.static_range(BYTES):
+        part = tl.load(base + first + index, mask=exists & (first + index < stream), other=0)
+        number |= part.to(number.dtype) << (8 * index)
+    shift = (BITS * tl.arange(0, 8)).to(number.dtype)
+    return (number[:, None, :] >> shift[None, :, None]).to(tl.int32) & (STATES - 1)
+
+
+@triton.jit
 def looked_up(table, codes):
     """table[codes] of a table in registers, which lies in shared memory for the length of a look-up."""
     return tl.gather(table, tl.reshape(codes, [codes.numel]), 0).reshape(codes.shape)

@@ -46,9 +46,10 @@ def shift_product(
     """Inputs times the transpose of what trellis streams stand for; `table` has the value of each state."""
     (count, stream), states = codes.shape, table.numel()
     cut = measured(Problem("shift", states, power_of_two(len(inputs)), rows, count), inputs.device)
-    cut = cut or Cut(rows=64, width=32, warps=4, stages=2)
+    cut = cut or Cut(rows=64 if 1 < len(inputs) <= FEW else 128, width=32, warps=4, stages=2)
+    window = states.bit_length() - 1
     sizes = stream, min(block, count), scale_stride(scales)
-    constants = {"BITS": bits, "STATES": states}
+    constants = {"BITS": bits, "STATES": states, "BYTES": -(-(7 * bits + window) // 8), "SINGLE": block >= count}
     return _tiled(shift_kernel, inputs, (codes, table, scales), rows, sizes, constants, taken, onto, cut)
 
 

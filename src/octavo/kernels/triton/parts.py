@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from octavo.kernels.triton.decoding import inputs_at, looked_up, product_of, states_at, store_sums
+from octavo.kernels.triton.decoding import inputs_at, looked_up, product_of, runs_of_states, states_at, store_sums
 
 # Values of so many states fit beside a tile in shared memory.
 _SHARED_STATES = tl.constexpr(4096)
@@ -24,34 +24,31 @@ def _grid_weights(codes, points, row_step, row, place, there, inside, count, hal
 
 
 @triton.jit
-def _shift_weights(
-    codes,
-    table,
-    scales,
-    row,
-    column,
-    inside,
-    stream,
-    block,
-    scale_stride,
-    BITS: tl.constexpr,
-    STATES: tl.constexpr,
-):
-    state = states_at(codes, row, column, inside, stream, BITS, STATES)
+def _values_of(table, state, STATES: tl.constexpr):
     if STATES <= _SHARED_STATES:
         value = looked_up(tl.load(table + tl.arange(0, STATES)), state)
     else:
         value = tl.load(table + state)
+    return value
+
+
+@triton.jit
+def _scales_of(scales, row, column, inside, block, scale_stride):
     at = row.to(tl.int64)[:, None] * scale_stride + (column // block)[None, :]
-    return value * tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
+    return tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _added(sums, weight, given, NARROW: tl.constexpr, WEIGHTS: tl.constexpr, INPUTS: tl.constexpr, DOT: tl.constexpr):
-    """Sums [rows, batch] with a tile of weights [rows, places] times inputs [places, batch]."""
+    """Sums [rows, batch], or [rows, places, batch], with a tile of weights [rows, places] times inputs [places, batch].
+
+    Outside of tensor cores those of places are added in the end, since that moves them between threads.
+    """
     if DOT:
-        return product_of(weight, given, sums, NARROW, WEIGHTS, INPUTS)
-    return sums + tl.sum(weight[:, :, None] * given[None, :, :], 1)
+        sums = product_of(weight, given, sums, NARROW, WEIGHTS, INPUTS)
+    else:
+        sums += weight[:, :, None] * given[None, :, :]
+    return sums
 
 
 @triton.jit
@@ -85,7 +82,7 @@ def grid_kernel(
     there = row < rows
     split = tl.program_id(1)
     vector = tl.program_id(2) * BATCH + tl.arange(0, BATCH)
-    sums = tl.zeros([ROWS, BATCH], tl.float32)
+    sums = tl.zeros([ROWS, BATCH] if DOT else [ROWS, PLACES, BATCH], tl.float32)
     for tile in range(split * tiles, split * tiles + tiles):
         place = tile * PLACES + tl.arange(0, PLACES)
         real = place < count
@@ -93,6 +90,8 @@ def grid_kernel(
         weight = _grid_weights(codes, points, row_step, row, place, there, there[:, None] & real[None, :], count, half)
         given = inputs_at(inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS)
         sums = _added(sums, weight, given, NARROW, WEIGHTS, INPUTS, DOT)
+    if not DOT:
+        sums = tl.sum(sums, 1)
     store_sums(tl.trans(sums), onto, out, split, vector, row, batch, rows, ONTO)
 
 
@@ -116,6 +115,8 @@ def shift_kernel(
     scale_stride,
     BITS: tl.constexpr,
     STATES: tl.constexpr,
+    BYTES: tl.constexpr,
+    SINGLE: tl.constexpr,
     NUMBERS: tl.constexpr,
     FACTORS: tl.constexpr,
     ONTO: tl.constexpr,
@@ -127,19 +128,28 @@ def shift_kernel(
     ROWS: tl.constexpr,
     PLACES: tl.constexpr,
 ):
+    """SINGLE: a row has but one scale."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < rows
     split = tl.program_id(1)
     vector = tl.program_id(2) * BATCH + tl.arange(0, BATCH)
-    sums = tl.zeros([ROWS, BATCH], tl.float32)
+    sums = tl.zeros([ROWS, BATCH] if DOT else [ROWS, PLACES, BATCH], tl.float32)
     for tile in range(split * tiles, split * tiles + tiles):
         place = tile * PLACES + tl.arange(0, PLACES)
         real = place < count
         some = real[:, None] & (vector < batch)[None, :]
-        inside = there[:, None] & real[None, :]
-        weight = _shift_weights(codes, table, scales, row, place, inside, stream, block, scale_stride, BITS, STATES)
+        octet = tl.program_id(0) * (ROWS // 8) + tl.arange(0, ROWS // 8)
+        some_there = (octet * 8 < rows)[:, None] & real[None, :]
+        state = runs_of_states(codes, octet, place, some_there, stream, BITS, STATES, BYTES)
+        weight = tl.reshape(_values_of(table, state, STATES), [ROWS, PLACES])
+        if not SINGLE:
+            weight *= _scales_of(scales, row, place, there[:, None] & real[None, :], block, scale_stride)
         given = inputs_at(inputs, numbers, factors, vector[None, :], place[:, None], some, columns, NUMBERS, FACTORS)
         sums = _added(sums, weight, given, NARROW, WEIGHTS, INPUTS, DOT)
+    if not DOT:
+        sums = tl.sum(sums, 1)
+    if SINGLE:
+        sums *= tl.load(scales + row * scale_stride, mask=there, other=0.0).to(tl.float32)[:, None]
     store_sums(tl.trans(sums), onto, out, split, vector, row, batch, rows, ONTO)
 
 
@@ -183,7 +193,8 @@ def shift_rows_kernel(
     there = (row >= 0) & (row < rows)
     row = tl.where(there, row, 0)
     inside = there[:, None] & (place < count)[None, :]
-    weight = _shift_weights(codes, table, scales, row, place, inside, stream, block, scale_stride, BITS, STATES)
+    state = states_at(codes, row, place, inside, stream, BITS, STATES)
+    weight = _values_of(table, state, STATES) * _scales_of(scales, row, place, inside, block, scale_stride)
     stored = (nth < wanted)[:, None] & (place < count)[None, :]
     tl.store(out + nth.to(tl.int64)[:, None] * count + place[None, :], weight, mask=stored)
 

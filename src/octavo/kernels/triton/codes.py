@@ -55,6 +55,7 @@ def few_kernel(
     AFFINE: tl.constexpr,
     SHIFTED: tl.constexpr,
     RAGGED: tl.constexpr,
+    SHORT: tl.constexpr,
     ROW_GROUPS: tl.constexpr,
     SCALE_STRIDE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -65,22 +66,25 @@ def few_kernel(
     ROWS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """AFFINE: values are equally spaced. SHIFTED: rows begin inside groups. RAGGED: so do blocks of a scale.
+    """AFFINE: values are equally spaced. SHIFTED: rows begin inside groups, and a program takes every DIGITS-th, which
+    begin alike. RAGGED: blocks of a scale begin inside groups too; SHORT: some are shorter than a group.
 
     EVEN: all rows and groups are there. Strides are constants, so that one address and offsets within instructions
     reach all rows of a program.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
+    program = tl.program_id(0)
     split = tl.program_id(1)
     vector = tl.arange(0, BATCH)
     digit = tl.arange(0, PADDED)
-    first_code = row.to(tl.int64) * row_codes
     if SHIFTED:
-        start = first_code // DIGITS
-        early = (first_code - start * DIGITS).to(tl.int32)
+        row = (program // DIGITS * ROWS + tl.arange(0, ROWS)) * DIGITS + program % DIGITS
+        start = row.to(tl.int64) * row_codes // DIGITS
+        early = ((program % DIGITS).to(tl.int64) * row_codes % DIGITS).to(tl.int32)
     else:
+        row = program * ROWS + tl.arange(0, ROWS)
         start = row.to(tl.int64) * ROW_GROUPS
+        early = 0
+    there = row < rows
     scales_of_row = scales + row.to(tl.int64) * SCALE_STRIDE
     if AFFINE:
         lowest = tl.load(values)
@@ -95,10 +99,11 @@ def few_kernel(
     for tile in range(split * tiles, split * tiles + tiles):
         group = tile * GROUPS + tl.arange(0, GROUPS)
         number = numbers_at(packed, start, group, there, size, BYTES, TYPED, EVEN)
-        # [batch, rows, digits, groups], rows being one where all begin alike.
-        place = (group[None, :] * DIGITS + digit[:, None])[None, None, :, :]
-        if SHIFTED:
-            place -= early[None, :, None, None]
+        # [batch, rows, digits, groups]
+        place = (group[None, :] * DIGITS + digit[:, None])[None, None, :, :] - early
+        if PADDED > DIGITS or SHIFTED:
+            # Otherwise neighboring threads would be given the digits of a group, and have to add what they find.
+            place = tl.max_contiguous(place, [1, 1, 1, 1])
         exists = (place >= 0) & (place < count) & (digit < DIGITS)[None, None, :, None]
         some = exists & (vector < batch)[:, None, None, None]
         given = inputs_at(inputs, numbers, factors, vector[:, None, None, None], place, some, columns, NUMBERS, FACTORS)
@@ -110,8 +115,19 @@ def few_kernel(
             weight = looked_up(table, digits_of(number, LEVELS, WIDTH, DIGITS, PADDED))
         if RAGGED:
             index = tl.where(exists, place, 0) // block
-            at = scales_of_row[None, :, None, None] + index
-            scale = tl.load(at, mask=exists & there[None, :, None, None], other=0.0).to(tl.float32)
+            if SHORT:
+                at = scales_of_row[None, :, None, None] + index
+                scale = tl.load(at, mask=exists & there[None, :, None, None], other=0.0).to(tl.float32)
+            else:
+                # Two scales at most are those of a group.
+                first = tl.maximum(group * DIGITS - early, 0)
+                last = tl.minimum(first + DIGITS - 1, count - 1) // block
+                kept = there[:, None] & (first < count)[None, :]
+                first = first // block
+                one_scale = tl.load(scales_of_row[:, None] + first[None, :], mask=kept, other=0.0).to(tl.float32)
+                other_scale = tl.load(scales_of_row[:, None] + last[None, :], mask=kept, other=0.0).to(tl.float32)
+                alike = index == first[None, None, None, :]
+                scale = tl.where(alike, one_scale[None, :, None, :], other_scale[None, :, None, :])
             if AFFINE:
                 weight = weight * slope + lowest
             sums += tl.sum(weight[None, :, :, :] * scale * given, 2)

@@ -232,6 +232,7 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
         "AFFINE": codes.affine,
         "SHIFTED": numbers.shifted,
         "RAGGED": numbers.shifted or codes.run % numbers.digits != 0,
+        "SHORT": codes.run < numbers.digits,
         "ROW_GROUPS": codes.row_codes // numbers.digits,
         "SCALE_STRIDE": scale_stride(codes.scales),
         "EVEN": _even(codes.rows, cut.rows, in_row, width, tiles, splits) and not numbers.shifted,
@@ -247,7 +248,8 @@ def _few(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Ten
             *(batch, columns, codes.rows, codes.count, codes.row_codes),
             *(source.numel(), in_row, -(-tiles // splits), codes.run, _ONE),
         )
-        grid = -(-codes.rows // cut.rows), splits
+        alike = numbers.digits if numbers.shifted else 1
+        grid = alike * -(-codes.rows // (alike * cut.rows)), splits
         launch(few_kernel, grid, arguments, {**constants, "ONTO": adding}, cut.warps, cut.stages)
 
     return summed(inputs, codes.rows, splits, onto, start)

@@ -27,7 +27,7 @@ def numbers_at(packed, start, group, there, size, BYTES: tl.constexpr, TYPED: tl
         number = tl.load(packed + at, mask=there[:, None] & (at < size), other=0).to(tl.int32)
     else:
         first = at.to(tl.int64) * BYTES
-        number = tl.zeros(at.shape, tl.uint64 if BYTES > 3 else tl.int32)
+        number = tl.zeros(at.shape, tl.uint64 if BYTES > 4 else tl.uint32)
         for byte in tl.static_range(BYTES):
             part = tl.load(packed + first + byte, mask=there[:, None] & (first + byte < size), other=0)
             number |= part.to(number.dtype) << (8 * byte)

@@ -105,8 +105,8 @@ def codes(width: int, affine: bool, rows: int = 8192, columns: int = 8192, block
 
 def compile_all() -> None:
     taken = Taken(torch.empty(8192, dtype=torch.int32), torch.empty(8192))
-    few = (4, True, 1), (4, False, 1), (2, True, 2), (2, False, 1), (1, True, 1), (3, False, 2)
-    for width, affine, batch in (*few, (4, True, 16), (4, False, 64), (2, True, 16)):
+    few = (4, True, 1), (4, False, 1), (2, True, 1), (2, False, 1), (1, True, 1), (3, False, 2)
+    for width, affine, batch in (*few, (4, True, 16), (4, False, 16), (2, True, 64)):
         codes_product.codes_product(inputs(batch), codes(width, affine), Taken(), None)
     ternary = Codes(torch.empty(1639 * 100, dtype=torch.uint8), torch.empty(3), torch.ones(1, 128), 100, 8192, 8192, 64)
     codes_product.codes_product(inputs(1), ternary, Taken(), None)

@@ -33,6 +33,9 @@ HALVES = 2.0**-15
 
 BATCHES = (1, 3, 16, 17, 64)
 
+MANY = 70
+"""Inputs that tiles of inputs do not hold at once."""
+
 SHAPES = ((64, 64, 64), (37, 128, 32), (5, 200, 1000), (19, 77, 7))
 """Rows, columns and block: whole programs, whole numbers in rows and blocks, one block a row, and none of it."""
 
@@ -195,7 +198,9 @@ def rows_differ(name: str, some: Product) -> Iterator[str]:
 
 def all_differences(generator: torch.Generator) -> Iterator[str]:
     for index, (name, some) in enumerate(products(generator)):
-        batches = BATCHES if len(some.parts) > 1 else (BATCHES[index % 5], BATCHES[(index + 2) % 5])
+        batches = (*BATCHES, MANY) if len(some.parts) > 1 else (BATCHES[index % 5], BATCHES[(index + 2) % 5])
+        if index % 16 == 0:
+            batches = (*batches, MANY)
         for nth, batch in enumerate(batches):
             dtype = (torch.float32, torch.bfloat16)[(index // 2 + nth) % 2]
             yield from differences(name, some, batch, dtype, generator)

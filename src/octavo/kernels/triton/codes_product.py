@@ -303,12 +303,13 @@ def _many(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Te
 def _tiles(inputs: Tensor, codes: Codes, taken: Taken, onto: Tensor | None) -> Tensor:
     batch, columns = inputs.shape
     numbers = codes.numbers
-    cut = _cut("tiles", inputs, codes, Cut(rows=64, width=8, warps=4, stages=2))
+    # Codes are decoded again for every tile of inputs.
+    size = min(max(LEAST, power_of_two(batch)), MANY if batch <= MANY or inputs.dtype == torch.float32 else 4 * MANY)
+    cut = _cut("tiles", inputs, codes, Cut(rows=64, width=8, warps=4 if size <= MANY else 8, stages=2))
     padded = power_of_two(numbers.digits)
     groups = max(cut.width, LEAST // padded)
     tiles = -(-codes.count // (groups * (padded if numbers.shifted else numbers.digits)))
     splits = cut.splits_of(codes.rows, tiles) if batch <= MANY else 1
-    size = min(max(LEAST, power_of_two(batch)), MANY)
     # One by one, codes are read from the bytes of their groups.
     source = codes.packed if numbers.shifted else numbers.of(codes.packed)
     group = (codes.layout.digits, codes.layout.bytes) if numbers.shifted else (numbers.digits, numbers.bytes)

@@ -29,7 +29,8 @@ from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import FormatError
 from octavo.kernels import cpu, gpu, reference
 from octavo.kernels.backends import plain_backend, products_on_gpu
-from octavo.kernels.shift_trellis import mixer
+from octavo.kernels.layout import packed_bytes
+from octavo.kernels.shift_trellis import column_bytes, mixer
 
 SPACING = 2.0**-23
 """Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
@@ -56,6 +57,10 @@ class Columns:
         """How many these are of a matrix with so many."""
         return columns if self.numbers is None else len(self.numbers)
 
+    def fit(self, columns: int) -> bool:
+        """Whether a matrix with so many columns has these."""
+        return _within(self.numbers, columns) and (self.factors is None or len(self.factors) == self.count(columns))
+
     def spread(self, weights: Float32[Tensor, "rows count"], columns: int) -> Float32[Tensor, "rows {columns}"]:
         """Weights of these columns, times their factors, where they stand in the matrix."""
         scaled = weights if self.factors is None else weights * self.factors
@@ -64,9 +69,18 @@ class Columns:
         return scaled.new_zeros(len(scaled), columns).index_add(1, self.numbers, scaled)
 
 
-def _within(numbers: Int32[Tensor, " count"] | None, columns: int) -> None:
-    if numbers is not None and bool(((numbers < 0) | (numbers >= columns)).any()):
-        raise FormatError("a part takes a column that the matrix does not have", "the tensor is damaged")
+def _require(fits: bool, what: str) -> None:
+    """Refuse what a kernel of the GPU, which checks nothing, would read out of bounds."""
+    if not fits:
+        raise FormatError(f"{what} of a packed matrix do not fit it", "the tensor is damaged or its shape is wrong")
+
+
+def _within(numbers: Int32[Tensor, " count"] | None, columns: int) -> bool:
+    return numbers is None or not bool(((numbers < 0) | (numbers >= columns)).any())
+
+
+def _scaled(scales: Tensor, rows: int, count: int, block: int) -> bool:
+    return block > 0 and scales.shape[0] in (1, rows) and scales.shape[1] == -(-count // block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +121,18 @@ class CodesPart:
         line = self.values[0] + steps * (self.values[1] - self.values[0])
         return bool(((line - self.values).abs() <= SPACING * self.values.abs().max()).all())
 
-    def ready(self, columns: int) -> None:
-        """Find out what launches depend on, and refuse what would be read out of bounds."""
+    def ready(self, rows: int, columns: int) -> None:
+        """Find out what launches on a GPU depend on.
+
+        Raises:
+            FormatError: a size or number does not fit the matrix.
+        """
         _ = self.affine
-        _within(self.columns.numbers, columns)
+        count = self.columns.count(columns)
+        _require(self.columns.fit(columns), "columns")
+        _require(count <= self.row_codes, "rows of codes")
+        _require(len(self.packed) == packed_bytes(rows * self.row_codes, len(self.values)), "codes")
+        _require(_scaled(self.scales, rows, count, self.block), "scales")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         parts = self.packed, self.values, self.scales, self.columns.numbers, self.columns.factors
@@ -139,8 +161,10 @@ class GridPart:
         steps = self.row_step, ones, self.points
         return self.columns.of(inputs) @ reference.separable_dequantize(self.codes, *steps, torch.float32).T
 
-    def ready(self, columns: int) -> None:
-        _within(self.columns.numbers, columns)
+    def ready(self, rows: int, columns: int) -> None:
+        _require(self.columns.fit(columns), "columns")
+        _require(self.codes.shape == (rows, self.columns.count(columns)) and len(self.row_step) == rows, "grid codes")
+        _require(len(self.points) % 2 == 1, "points")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         taken = self.columns.numbers, self.columns.factors
@@ -187,9 +211,13 @@ class ShiftPart:
         knot = self.places.long().clamp(max=len(self.curve) - 2)
         return torch.lerp(self.curve[knot], self.curve[knot + 1], self.places - knot)
 
-    def ready(self, columns: int) -> None:
+    def ready(self, rows: int, columns: int) -> None:
+        count = self.columns.count(columns)
+        _require(bool(((self.places >= 0) & (self.places <= len(self.curve) - 1)).all()), "values")
         _ = self._table
-        _within(self.columns.numbers, columns)
+        _require(self.columns.fit(columns), "columns")
+        _require(len(self.codes) == count and self.codes.shape[1] >= column_bytes(rows, self.bits), "streams")
+        _require(_scaled(self.scales, rows, count, self.block), "scales")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         parts = self.codes, self._table, self.scales, self.columns.numbers, self.columns.factors
@@ -216,11 +244,11 @@ class SparsePart:
         owner = torch.arange(rows, device=inputs.device).repeat_interleave(self.starts.diff())
         return inputs @ matrix.index_put((owner, self.numbers.long()), self.values, accumulate=True).T
 
-    def ready(self, columns: int) -> None:
-        _within(self.numbers, columns)
-        ends = int(self.starts[0]) == 0 and int(self.starts[-1]) == len(self.numbers)
-        if not ends or bool((self.starts.diff() < 0).any()):
-            raise FormatError("single weights do not belong to rows one after the other", "the tensor is damaged")
+    def ready(self, rows: int, columns: int) -> None:
+        count = len(self.numbers)
+        _require(_within(self.numbers, columns) and len(self.values) == count, "single weights")
+        ends = len(self.starts) == rows + 1 and int(self.starts[0]) == 0 and int(self.starts[-1]) == count
+        _require(ends and not bool((self.starts.diff() < 0).any()), "rows of single weights")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         return gpu.sparse_product(inputs, self.starts, self.numbers, self.values, onto)
@@ -241,8 +269,8 @@ class ZerosPart:
     def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
         return (0 * inputs[:, self.numbers.long()]).sum(1, keepdim=True).expand(-1, rows)
 
-    def ready(self, columns: int) -> None:
-        _within(self.numbers, columns)
+    def ready(self, rows: int, columns: int) -> None:
+        _require(_within(self.numbers, columns), "columns of zeros")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         return gpu.zeros_product(inputs, self.numbers, onto, rows)
@@ -278,7 +306,7 @@ class Product:
     def _ready(self) -> Sequence[Part]:
         """The parts, looked at once: that waits for the device, which no launch does."""
         for part in self.parts:
-            part.ready(self.columns)
+            part.ready(self.rows, self.columns)
         return self.parts
 
     def __call__(

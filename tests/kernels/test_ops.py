@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +140,19 @@ def test_a_missing_extension_is_named_once(monkeypatch: pytest.MonkeyPatch, capl
     backends.say_once.cache_clear()
     assert [record.getMessage() for record in caplog.records] == [
         "the C++ kernels are not built, so plain torch runs instead, many times slower (no compiler at installation)"
+    ]
+
+
+def test_a_missing_triton_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    there = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(backends, "_FOUND", False)
+    backends.say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="octavo.kernels"):
+        assert [backends.products_on_gpu(there) for _ in range(2)] == [False, False]  # pyright: ignore[reportArgumentType]
+        assert backends.fused_backend(there, 16) is reference  # pyright: ignore[reportArgumentType]
+    backends.say_once.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "triton is not installed, so plain torch runs on the GPU instead, many times slower"
     ]
 
 

@@ -200,3 +200,37 @@ def test_plain_torch_multiplies_every_part_alike(generator: torch.Generator, mon
     assert all(torch.allclose(found, plain, rtol=1e-4, atol=1e-2) for found in fast)
     inputs[1, 3] = torch.nan
     assert product(inputs).isnan().any(1).tolist() == [False, True, False]
+
+
+def test_parts_that_do_not_fit_never_reach_a_gpu(generator: torch.Generator) -> None:
+    part = one_part(16, 4, 32, 16, generator)
+    part.ready(4, 32)
+    outside = torch.full((3,), 32, dtype=torch.int32)
+    streams, table = torch.zeros(32, 1, dtype=torch.uint8), (torch.zeros(256), torch.zeros(17))
+    shift = parts.ShiftPart(streams, *table, 2, torch.ones(4, 1), 32, parts.Columns())
+    shift.ready(4, 32)
+    starts = torch.tensor([0, 1, 1, 2, 3])
+    sparse = parts.SparsePart(starts, outside - 1, torch.ones(3))
+    sparse.ready(4, 32)
+    grid = parts.GridPart(torch.zeros(4, 32, dtype=torch.int16), torch.zeros(3), torch.ones(4), parts.Columns())
+    grid.ready(4, 32)
+    for bad, what in (
+        (dataclasses.replace(part, packed=part.packed[1:]), "codes"),
+        (dataclasses.replace(part, scales=part.scales[1:]), "scales"),
+        (dataclasses.replace(part, block=0), "scales"),
+        (dataclasses.replace(part, row_codes=31), "rows of codes"),
+        (dataclasses.replace(part, columns=parts.Columns(outside)), "columns"),
+        (dataclasses.replace(part, columns=parts.Columns(None, torch.ones(3))), "columns"),
+        (dataclasses.replace(shift, places=table[0] - 1), "values"),
+        (dataclasses.replace(shift, codes=streams[:, :0]), "streams"),
+        (dataclasses.replace(shift, scales=torch.ones(4, 2)), "scales"),
+        (dataclasses.replace(sparse, numbers=outside), "single weights"),
+        (dataclasses.replace(sparse, starts=starts.flip(0)), "rows of single weights"),
+        (dataclasses.replace(sparse, starts=starts[:4]), "rows of single weights"),
+        (dataclasses.replace(grid, columns=parts.Columns(outside)), "columns"),
+        (dataclasses.replace(grid, codes=grid.codes[:, 1:]), "grid codes"),
+        (dataclasses.replace(grid, points=torch.zeros(4)), "points"),
+        (parts.ZerosPart(outside), "columns of zeros"),
+    ):
+        with pytest.raises(FormatError, match=f"^{what} of a packed matrix"):
+            bad.ready(4, 32)

@@ -21,6 +21,7 @@ from octavo.formats.product import FEW, exact, fused
 from octavo.formats.rows import select_rows, slabs, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.tensor_like import TensorLike
+from octavo.kernels.backends import products_on_gpu
 
 if TYPE_CHECKING:
     from octavo.formats.format import Format
@@ -89,8 +90,12 @@ class PackedTensor(TensorLike, nn.Module):
 
     def product(self, inputs: Tensor) -> Tensor | None:
         columns = self.shape[-1]
-        few = len(self.shape) == 2 and inputs.shape[-1] == columns and 0 < inputs.numel() <= FEW * columns
-        if not few or inputs.dtype != self.dtype or inputs.device.type != "cpu" or self.device.type != "cpu":
+        fits = len(self.shape) == 2 and inputs.shape[-1] == columns and inputs.numel() > 0
+        there = inputs.device == self.device and (inputs.device.type == "cpu" or products_on_gpu(inputs))
+        if not fits or not there or inputs.dtype != self.dtype:
+            return None
+        many = inputs.device.type != "cpu" and inputs.dtype == torch.bfloat16
+        if inputs.numel() > FEW * columns and not many:
             return None
         if (inputs.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return None

@@ -17,6 +17,8 @@ from octavo.kernels.layout import is_power_of_two
 
 _log = logging.getLogger("octavo.kernels")
 
+_FOUND = importlib.util.find_spec("triton") is not None
+
 
 class Backend(Protocol):
     """The functions that every back end has; what they must return is defined in octavo.kernels.reference."""
@@ -86,6 +88,11 @@ def plain_backend(tensor: Tensor) -> Backend:
     return cast(Backend, cpu)
 
 
+def products_on_gpu(tensor: Tensor) -> bool:
+    """Whether products with packed weights run in Triton, on the GPU where a tensor lies."""
+    return tensor.device.type == "cuda" and _has_triton()
+
+
 def entropy_backend() -> ModuleType:
     """The back end of entropy coding, which runs on the CPU wherever its tensors go: C++, or constriction."""
     if not cpu.MISSING:
@@ -97,12 +104,17 @@ def entropy_backend() -> ModuleType:
 
 
 def _triton() -> Backend:
-    if importlib.util.find_spec("triton") is None:
-        say_once("triton is not installed, so plain torch runs on the GPU instead, many times slower")
+    if not _has_triton():
         return cast(Backend, reference)
     from octavo.kernels import triton
 
     return cast(Backend, triton)
+
+
+def _has_triton() -> bool:
+    if not _FOUND:
+        say_once("triton is not installed, so plain torch runs on the GPU instead, many times slower")
+    return _FOUND
 
 
 @cache

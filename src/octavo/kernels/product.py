@@ -1,16 +1,17 @@
 """Matrices that stay packed while they are multiplied: sums of parts, each over some of the columns.
 
-A part takes some columns of the inputs, times a factor each, and adds to every output. All parts of a matrix run in one
-go over the same tiles of rows, so that a format of many small pieces costs hardly more than one of a single piece. C++
-decodes weights in registers as it reads them; elsewhere each part is dequantized. Nothing is copied: whoever changes a
-part's tensors in place makes a new `Product`.
+A part takes some columns of the inputs, times a factor each, and adds to every output. On a CPU all parts of a matrix
+run in one go over the same tiles of rows, so that a format of many small pieces costs hardly more than one of a single
+piece; on a GPU each part is a kernel that adds to what those before it left (octavo.kernels.gpu). Both decode weights
+in registers as they read them; elsewhere each part is dequantized. Nothing is copied: whoever changes a part's tensors
+in place makes a new `Product`.
 
 Arithmetic is float32, or of whole numbers of eight bits: inputs are rounded to 255 levels of the largest of 32 that
 stand next to each other, and the values of codes to multiples of a 64th to 128th of the largest, which integers and
 small floats are anyway. Rounding inputs moves an output by about 0.5 % of its standard deviation over inputs, values
 that are no such multiples by about as much again, values of trellises, of which the rarest are kept and the others are
 means of 16, a little more. Packed codes and streams of 4,096 states have such a path, on processors with AVX-512 VNNI;
-everything else is float32.
+everything else is float32. On a GPU more than 64 inputs of bfloat16 are multiplied in bfloat16, with sums in float32.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ from jaxtyping import Float, Float32, Int16, Int32, Int64, UInt8
 from torch import Tensor
 
 from octavo.base.arithmetic import Arithmetic
-from octavo.kernels import cpu, reference
-from octavo.kernels.backends import plain_backend
-from octavo.kernels.shift_trellis import mixer
+from octavo.base.errors import FormatError
+from octavo.kernels import cpu, gpu, reference
+from octavo.kernels.backends import plain_backend, products_on_gpu
+from octavo.kernels.layout import packed_bytes
+from octavo.kernels.shift_trellis import column_bytes, mixer
+
+SPACING = 2.0**-23
+"""Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,35 @@ class Columns:
         """The columns of some inputs, times their factors."""
         taken = values if self.numbers is None else values[:, self.numbers.long()]
         return taken if self.factors is None else taken * self.factors
+
+    def count(self, columns: int) -> int:
+        """How many these are of a matrix with so many."""
+        return columns if self.numbers is None else len(self.numbers)
+
+    def fit(self, columns: int) -> bool:
+        """Whether a matrix with so many columns has these."""
+        return _within(self.numbers, columns) and (self.factors is None or len(self.factors) == self.count(columns))
+
+    def spread(self, weights: Float32[Tensor, "rows count"], columns: int) -> Float32[Tensor, "rows {columns}"]:
+        """Weights of these columns, times their factors, where they stand in the matrix."""
+        scaled = weights if self.factors is None else weights * self.factors
+        if self.numbers is None:
+            return scaled
+        return scaled.new_zeros(len(scaled), columns).index_add(1, self.numbers, scaled)
+
+
+def _require(fits: bool, what: str) -> None:
+    """Refuse what a kernel of the GPU, which checks nothing, would read out of bounds."""
+    if not fits:
+        raise FormatError(f"{what} of a packed matrix do not fit it", "the tensor is damaged or its shape is wrong")
+
+
+def _within(numbers: Int32[Tensor, " count"] | None, columns: int) -> bool:
+    return numbers is None or not bool(((numbers < 0) | (numbers >= columns)).any())
+
+
+def _scaled(scales: Tensor, rows: int, count: int, block: int) -> bool:
+    return block > 0 and scales.shape[0] in (1, rows) and scales.shape[1] == -(-count // block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +114,35 @@ class CodesPart:
         scales = self.scales.float()[:, torch.arange(taken.shape[1], device=codes.device) // self.block]
         return taken @ (self.values[codes.long()] * scales).T
 
+    @cached_property
+    def affine(self) -> bool:
+        """Whether values are equally spaced but for the rounding of sums: their codes are multiplied instead."""
+        steps = torch.arange(len(self.values), device=self.values.device)
+        line = self.values[0] + steps * (self.values[1] - self.values[0])
+        return bool(((line - self.values).abs() <= SPACING * self.values.abs().max()).all())
+
+    def ready(self, rows: int, columns: int) -> None:
+        """Find out what launches on a GPU depend on.
+
+        Raises:
+            FormatError: a size or number does not fit the matrix.
+        """
+        _ = self.affine
+        count = self.columns.count(columns)
+        _require(self.columns.fit(columns), "columns")
+        _require(count <= self.row_codes, "rows of codes")
+        _require(len(self.packed) == packed_bytes(rows * self.row_codes, len(self.values)), "codes")
+        _require(_scaled(self.scales, rows, count, self.block), "scales")
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        parts = self.packed, self.values, self.scales, self.columns.numbers, self.columns.factors
+        return gpu.codes_product(inputs, *parts, onto, rows, self.row_codes, self.block, self.affine)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        count = self.columns.count(columns)
+        parts = self.packed, self.values, self.scales
+        return self.columns.spread(gpu.codes_rows(*parts, index, rows, self.row_codes, count, self.block), columns)
+
 
 @dataclass(frozen=True, eq=False)
 class GridPart:
@@ -96,6 +160,18 @@ class GridPart:
         ones = torch.ones(self.codes.shape[1], device=inputs.device)
         steps = self.row_step, ones, self.points
         return self.columns.of(inputs) @ reference.separable_dequantize(self.codes, *steps, torch.float32).T
+
+    def ready(self, rows: int, columns: int) -> None:
+        _require(self.columns.fit(columns), "columns")
+        _require(self.codes.shape == (rows, self.columns.count(columns)) and len(self.row_step) == rows, "grid codes")
+        _require(len(self.points) % 2 == 1, "points")
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        taken = self.columns.numbers, self.columns.factors
+        return gpu.grid_product(inputs, self.codes, self.points, self.row_step, *taken, onto)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return self.columns.spread(gpu.grid_rows(self.codes, self.points, self.row_step, index), columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +202,30 @@ class ShiftPart:
         native.add_shift(*values, mixer(len(self.places), self.bits), self.scales, self.block, *columns)
 
     def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
-        knot = self.places.long().clamp(max=len(self.curve) - 2)
-        table = torch.lerp(self.curve[knot], self.curve[knot + 1], self.places - knot)
         factors = self.scales.float(), self.block, torch.ones(len(self.codes), device=inputs.device)
-        return self.columns.of(inputs) @ reference.shift_decode(self.codes, table, self.bits, rows, *factors).T
+        return self.columns.of(inputs) @ reference.shift_decode(self.codes, self._table, self.bits, rows, *factors).T
+
+    @cached_property
+    def _table(self) -> Float32[Tensor, " states"]:
+        """The value of each state."""
+        knot = self.places.long().clamp(max=len(self.curve) - 2)
+        return torch.lerp(self.curve[knot], self.curve[knot + 1], self.places - knot)
+
+    def ready(self, rows: int, columns: int) -> None:
+        count = self.columns.count(columns)
+        _require(bool(((self.places >= 0) & (self.places <= len(self.curve) - 1)).all()), "values")
+        _ = self._table
+        _require(self.columns.fit(columns), "columns")
+        _require(len(self.codes) == count and self.codes.shape[1] >= column_bytes(rows, self.bits), "streams")
+        _require(_scaled(self.scales, rows, count, self.block), "scales")
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        parts = self.codes, self._table, self.scales, self.columns.numbers, self.columns.factors
+        return gpu.shift_product(inputs, *parts, onto, self.bits, rows, self.block)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        found = gpu.shift_rows(self.codes, self._table, self.scales, index, self.bits, rows, self.block)
+        return self.columns.spread(found, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +244,18 @@ class SparsePart:
         owner = torch.arange(rows, device=inputs.device).repeat_interleave(self.starts.diff())
         return inputs @ matrix.index_put((owner, self.numbers.long()), self.values, accumulate=True).T
 
+    def ready(self, rows: int, columns: int) -> None:
+        count = len(self.numbers)
+        _require(_within(self.numbers, columns) and len(self.values) == count, "single weights")
+        ends = len(self.starts) == rows + 1 and int(self.starts[0]) == 0 and int(self.starts[-1]) == count
+        _require(ends and not bool((self.starts.diff() < 0).any()), "rows of single weights")
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        return gpu.sparse_product(inputs, self.starts, self.numbers, self.values, onto)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return gpu.sparse_rows(self.starts, self.numbers, self.values, index, columns)
+
 
 @dataclass(frozen=True, eq=False)
 class ZerosPart:
@@ -160,6 +268,15 @@ class ZerosPart:
 
     def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
         return (0 * inputs[:, self.numbers.long()]).sum(1, keepdim=True).expand(-1, rows)
+
+    def ready(self, rows: int, columns: int) -> None:
+        _require(_within(self.numbers, columns), "columns of zeros")
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        return gpu.zeros_product(inputs, self.numbers, onto, rows)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return torch.zeros(len(index), columns, device=index.device)
 
 
 Part = CodesPart | GridPart | ShiftPart | SparsePart | ZerosPart
@@ -185,6 +302,13 @@ class Product:
             part.join(native)
         return native
 
+    @cached_property
+    def _ready(self) -> Sequence[Part]:
+        """The parts, looked at once: that waits for the device, which no launch does."""
+        for part in self.parts:
+            part.ready(self.rows, self.columns)
+        return self.parts
+
     def __call__(
         self, inputs: Float[Tensor, "batch columns"], arithmetic: Arithmetic | Literal["portable"] = "exact"
     ) -> Float32[Tensor, "batch {self.rows}"]:
@@ -196,6 +320,11 @@ class Product:
         """
         if plain_backend(inputs) is cpu:
             return cpu.multiply(self._native, inputs.contiguous(), self.rows, arithmetic)
+        if products_on_gpu(inputs) and len(inputs):
+            found, given = None, inputs.detach().contiguous()
+            for part in self._ready:
+                found = part.on_gpu(given, self.rows, found)
+            return inputs.new_zeros(len(inputs), self.rows, dtype=torch.float32) if found is None else found
         wide = inputs.float()
         return sum((part.product(wide, self.rows) for part in self.parts), wide.new_zeros(len(wide), self.rows))
 
@@ -204,23 +333,36 @@ class Product:
         return self._device.type == "cpu" and not cpu.MISSING and self._native.suits_many(arithmetic)
 
     def take(self, index: Int64[Tensor, " count"]) -> Float32[Tensor, "count {self.columns}"] | None:
-        """Rows of the matrix, in float32; None where C++ is not there to cut them out.
+        """Rows of the matrix, in float32; None where neither C++ nor Triton is there to cut them out.
+
+        On a GPU, which is not waited for, a row that the matrix does not have is NaN.
 
         Raises:
             FormatError: there is no such row.
         """
-        return cpu.product_rows(self._native, index) if plain_backend(index) is cpu else None
+        if plain_backend(index) is cpu:
+            return cpu.product_rows(self._native, index)
+        if not products_on_gpu(index):
+            return None
+        found = torch.zeros(len(index), self.columns, device=index.device)
+        for part in self._ready:
+            found = found + part.rows_on_gpu(index.contiguous(), self.rows, self.columns)
+        return found.masked_fill(((index < 0) | (index >= self.rows))[:, None], torch.nan)
 
     def dense(self, begin: int, end: int, dtype: torch.dtype) -> Float[Tensor, "_ {self.columns}"] | None:
-        """Rows begin to end of the matrix, in float32 or bfloat16; None where C++ does not read them row by row."""
+        """Rows begin to end of the matrix, in float32 or bfloat16; None where they are not read row by row."""
+        if products_on_gpu(self._some) and dtype in (torch.float32, torch.bfloat16):
+            found = self.take(torch.arange(begin, end, device=self._some.device))
+            return None if found is None else found.to(dtype)
         streams = any(isinstance(part, ShiftPart) for part in self.parts)
-        if streams or dtype not in (torch.float32, torch.bfloat16) or cpu.MISSING or self._device.type != "cpu":
+        if streams or dtype not in (torch.float32, torch.bfloat16) or cpu.MISSING or self._some.device.type != "cpu":
             return None
         return cpu.product_dense(self._native, begin, end, dtype)
 
     @property
-    def _device(self) -> torch.device:
-        return next(value.device for part in self.parts for value in vars(part).values() if isinstance(value, Tensor))
+    def _some(self) -> Tensor:
+        """One of the tensors, all of which are on one device."""
+        return next(value for part in self.parts for value in vars(part).values() if isinstance(value, Tensor))
 
     def between(
         self,

@@ -17,6 +17,7 @@ from octavo.formats.rows import SLAB, slabs
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
+from octavo.kernels.backends import products_on_gpu
 from octavo.kernels.product import Product as Packed
 
 Weight = Tensor | QuantizedTensor
@@ -28,7 +29,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 def _packed(packed: Packed, weight: Weight, arithmetic: Arithmetic, inputs: Float[Tensor, "batch columns"]) -> Tensor:
-    if len(inputs) > FEW and not packed.suits_many(arithmetic):
+    if len(inputs) > FEW and not (packed.suits_many(arithmetic) or products_on_gpu(inputs)):
         return _by_slabs(packed, weight, inputs)
     return packed(exact(inputs), arithmetic).to(inputs.dtype)
 

@@ -4,7 +4,7 @@ Imported only when a tensor lies on a GPU (or by tests under TRITON_INTERPRET=1)
 """
 
 # A kernel is launched by subscripting it with its grid, which its type does not show.
-# pyright: reportIndexIssue=false
+# pyright: reportIndexIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 

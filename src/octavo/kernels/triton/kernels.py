@@ -6,6 +6,7 @@ octavo.kernels.reference bit for bit.
 
 # Triton reads names of constants in capitals and pointers untyped.
 # pyright: reportMissingImports=false, reportArgumentType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

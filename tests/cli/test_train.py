@@ -106,6 +106,16 @@ def test_the_example_is_a_config(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["example.toml", "small.toml", "text.txt"]
 
 
+def test_training_starts_from_a_model(folder: Path, tiny_llama: Path) -> None:
+    given = ("--set", f"model.start={tiny_llama}", "--set", f"data.tokenizer={tiny_llama}", "--steps", "1")
+    done = octavo("small.toml", *given, "--learning-rate", "0")
+    assert done.exit_code == 0, done.output
+    one, two = (open_safetensors(path / "model.safetensors") for path in (tiny_llama, folder / "small" / "model"))
+    assert one.entries == two.entries
+    assert all(torch.equal(one.read(name), two.read(name)) for name in one.entries)
+    assert "has 384 tokens and a context of 256" in octavo("small.toml", *given, "--set", "data.length=257").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -178,6 +178,9 @@ def test_the_default_corpus_has_no_docstring_twice(tmp_path: Path, monkeypatch: 
     assert ["".join(each.pieces(0, each.size)) for each in documents] == [long, f"Other.{long}"]
 
 
-def test_the_default_corpus_is_named_by_versions() -> None:
+def test_the_default_corpus_is_named_by_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     identity = default_corpus().identity
     assert all(f"{name} " in identity for name in corpora.PACKAGES)
+    monkeypatch.setattr(corpora, "PACKAGES", ("folding-of-sheets",))
+    with pytest.raises(ModelError, match="folding-of-sheets, which is not installed"):
+        default_corpus()

@@ -32,6 +32,7 @@ def test_bytes_are_their_own_numbers(tmp_path: Path) -> None:
     assert text.train.astype(np.uint8).tobytes() == LINES.encode() + b"\0second\0"
     assert (text.train.dtype, len(text.held_out), text.vocabulary.size) == (np.uint16, 0, 256)
     assert text.vocabulary.tokenizer.decode(text.train[:-8].tolist()) == LINES
+    assert text.vocabulary.tokenizer.encode(LINES).ids == list(LINES.encode())
     assert text.text_bytes == len(LINES.encode()) + 6
 
 

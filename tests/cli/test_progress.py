@@ -49,3 +49,10 @@ def test_nested_work_has_a_bar_each() -> None:
         pairs = [(a, b) for a in progress.track("xy", "outer") for b in progress.track([1, 2], "inner")]
         assert len(pairs) == 4
         assert [task.description for task in bars.tasks] == ["outer", "inner", "inner"]
+
+
+def test_a_description_can_change(capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[int] = []
+    for item in PlainProgress().track([1, 2], lambda: f"sum {sum(done)}"):
+        done.append(item)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["sum 0: 0/2", "sum 3: 2/2"]

@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct, packed in some formats, on held-out sequences of 256 tokens of four kinds (benchmarks/texts.py),
 nats a token over the full vocabulary; ± is the standard error over sequences. *Tokens*: each is made by a step of its
-own, which is what generation does. *Prompts*: the sequence is read at once, in bfloat16. Beside them stands what the
+own, which is what generation does. *Prompts*: the sequence is read at once. Beside them stands what the
 format itself costs, from the model as it is.
 
     python benchmarks/arithmetic.py              about five minutes on two cores
@@ -53,7 +53,7 @@ def main() -> None:
     stored = open_stored(MODEL)
     dense = load_decoder(Converted(stored))
     original = [read(dense, tokens) for tokens in texts]
-    table = Table("format", "format's own", "tokens in int8", "prompts in bfloat16")
+    table = Table("format", "format's own", "tokens", "prompts")
     for text in track(options.formats, "measuring"):
         weights = Converted(stored, format=Format.parse(text))
         exact, rounded = load_decoder(weights), load_decoder(weights, arithmetic="int8")

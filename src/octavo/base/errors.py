@@ -40,6 +40,10 @@ class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
 
 
+class LawError(OctavoError):
+    """Runs do not determine a law, or a question to it makes no sense."""
+
+
 class CapacityError(OctavoError):
     """There is no room for more work at the moment."""
 

@@ -44,6 +44,14 @@ class LawError(OctavoError):
     """Runs do not determine a law, or a question to it makes no sense."""
 
 
+class ConfigurationError(OctavoError):
+    """A setting does not exist, or its value makes no sense."""
+
+
+class TrainingError(OctavoError):
+    """A training run cannot go on."""
+
+
 class CapacityError(OctavoError):
     """There is no room for more work at the moment."""
 

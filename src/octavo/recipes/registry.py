@@ -22,7 +22,11 @@ class Entry:
         return importlib.import_module(self.module).cook
 
 
-RECIPES: dict[str, Entry] = {}
+RECIPES = {
+    "skill-scaling": Entry(
+        "octavo.recipes.skill_scaling", "knowledge wants more parameters, reasoning more tokens", "2503.10061"
+    ),
+}
 
 
 def find(name: str) -> Entry:

@@ -23,6 +23,9 @@ class Entry:
 
 
 RECIPES = {
+    "overtraining": Entry(
+        "octavo.recipes.overtraining", "the longer the pretraining, the more a change hurts", "2503.19206"
+    ),
     "skill-scaling": Entry(
         "octavo.recipes.skill_scaling", "knowledge wants more parameters, reasoning more tokens", "2503.10061"
     ),

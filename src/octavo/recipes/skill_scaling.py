@@ -64,8 +64,8 @@ class Plan:
 
 PLANS = {
     Scale.tiny: Plan(
-        widths={1e8: (4, 8, 12, 16, 24), 2e8: (4, 8, 12, 16, 24)},
-        layers=1, facts=64, items=4, steps=20, fewest=4, rate=1e-2, seeds=1, share=0.25, judged=64,
+        widths={2e7: (4, 8, 12, 16, 24), 4e7: (4, 8, 12, 16, 24)},
+        layers=1, facts=64, items=4, steps=8, fewest=4, rate=1e-2, seeds=1, share=0.25, judged=64,
     ),
     Scale.default: Plan(
         widths={

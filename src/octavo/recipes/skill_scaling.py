@@ -7,23 +7,17 @@ is best for the skill, and is held against the one that is best for all text. Th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from octavo.laws.isoflop import SkillResidual, SkillRun, power_law_fit, probability_above, skill_residuals
+from octavo.laws.isoflop import SkillRun, skill_residuals
 from octavo.laws.sweeps import Job
-from octavo.recipes.recipe import Findings, Kitchen, Line, Scale, Verdict
+from octavo.recipes.recipe import Findings, Kitchen, Scale
+from octavo.recipes.skill_report import LEVEL, SKILL_OF, TEXT, draw, exponents, figures, gaps, residuals, shares
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-TEXT, KNOWLEDGE, REASONING = "text", "knowledge", "reasoning"
-SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "backwards": REASONING, "onwards": REASONING}
-LEVEL = 0.9
 EVEN = 0.5
 """The share of facts in the main text, and in what models are judged on."""
 
@@ -95,9 +89,10 @@ def cook(kitchen: Kitchen) -> Findings:
     table = skill_residuals([_run(row) for row in even], SKILL_OF, TEXT, seed=kitchen.seed, level=LEVEL)
     other = [_run(row) for row in rows if row["share"] == plan.share]
     shifted = skill_residuals(other, SKILL_OF, TEXT, seed=kitchen.seed, level=LEVEL)
-    lines = [*_gaps(table), *_residuals(table), *_exponents(table), *_shares(table, shifted, plan)]
-    figures = {"runs": rows, "residuals": [_figures(row) for row in table], "share": [_figures(row) for row in shifted]}
-    return Findings(tuple(lines), figures, lambda figure: _draw(figure, even, table), _notes(plan, rows, kitchen))
+    change = f"facts {plan.share:.0%} → {EVEN:.0%}"
+    lines = (*gaps(table), *residuals(table), *exponents(table), *shares(table, shifted, plan.middle, change))
+    found = {"runs": rows, "residuals": figures(table), "share": figures(shifted)}
+    return Findings(lines, found, lambda figure: draw(figure, even, table), _notes(plan, rows, kitchen))
 
 
 def _jobs(plan: Plan, kitchen: Kitchen) -> list[Job]:
@@ -188,101 +183,6 @@ def _run(row: Job) -> SkillRun:
     return SkillRun(row["budget"], row["parameters"], row["losses"])
 
 
-def _by_budget(table: Sequence[SkillResidual], skill: str) -> dict[float, SkillResidual]:
-    return {row.budget: row for row in table if row.skill == skill}
-
-
-def _gaps(table: Sequence[SkillResidual]) -> list[Line]:
-    """The difference of the two skills at each budget, and whether it is there at two of three."""
-    knowledge, reasoning = _by_budget(table, KNOWLEDGE), _by_budget(table, REASONING)
-    lines, sure = [], 0
-    for budget, first in knowledge.items():
-        second = reasoning[budget]
-        draws = first.draws - second.draws
-        gap, chance = first.residual - second.residual, probability_above(first, second)
-        sure += math.isfinite(gap) and chance >= 0.95
-        low, high = _ends(draws)
-        verdict = Verdict.undecided if math.isnan(gap) else Verdict.of(low, high)
-        ours = _number(gap, first.flags + second.flags)
-        lines.append(Line(f"r knowledge − r reasoning, {budget:.0e} FLOPs", "+0.20", ours, _span(low, high), verdict))
-    needed = math.ceil(2 * len(knowledge) / 3)
-    verdict = Verdict.holds if sure >= needed else Verdict.fails
-    claim = f"above 0 with 95 % at {needed} of {len(knowledge)} budgets"
-    lines.append(Line(claim, "yes", f"at {sure}", verdict=verdict))
-    return lines
-
-
-def _residuals(table: Sequence[SkillResidual]) -> list[Line]:
-    lines = []
-    for skill, paper, sign in ((KNOWLEDGE, "+0.115", 1), (REASONING, "−0.085", -1)):
-        rows = [row for row in _by_budget(table, skill).values() if math.isfinite(row.residual)]
-        if not rows:
-            lines.append(Line(f"mean r {skill}", paper, "no minimum within the sizes", verdict=Verdict.undecided))
-            continue
-        low, high = _ends(np.mean([row.draws for row in rows], axis=0))
-        verdict = Verdict.of(low, high) if sign > 0 else Verdict.of(-high, -low)
-        lines.append(
-            Line(f"mean r {skill}", paper, f"{np.mean([row.residual for row in rows]):+.3f}", _span(low, high), verdict)
-        )
-    return lines
-
-
-def _exponents(table: Sequence[SkillResidual]) -> list[Line]:
-    lines = []
-    for skill in (KNOWLEDGE, REASONING):
-        rows = [row for row in _by_budget(table, skill).values() if math.isfinite(row.ln_size)]
-        if len(rows) >= 2:
-            law = power_law_fit([row.budget for row in rows], [row.ln_size for row in rows])
-            lines.append(Line(f"exponent of the best size, {skill}", "", f"{law.kappa:.2f}"))
-    return lines
-
-
-def _shares(table: Sequence[SkillResidual], shifted: Sequence[SkillResidual], plan: Plan) -> list[Line]:
-    """What halving the share of facts does to the best sizes: less of a skill should want a smaller model."""
-    lines = []
-    for skill, sign in ((KNOWLEDGE, 1), (REASONING, -1)):
-        rows = [_by_budget(part, skill).get(plan.middle) for part in (table, shifted)]
-        more, less = rows
-        quantity = f"ln p* {skill}, facts {plan.share:.0%} → {EVEN:.0%}"
-        paper = "rises" if sign > 0 else "falls"
-        if more is None or less is None or not math.isfinite(more.ln_size - less.ln_size):
-            lines.append(Line(quantity, paper, "no minimum within the sizes", verdict=Verdict.undecided))
-            continue
-        change = more.ln_size - less.ln_size
-        # Two sweeps with errors of their own, so their draws are not to be paired; 80 % on both sides is 90 % on one.
-        low, high = _ends(more.size_draws - np.roll(less.size_draws, 1), 0.8)
-        verdict = Verdict.of(low, high) if sign > 0 else Verdict.of(-high, -low)
-        lines.append(Line(quantity, paper, f"{change:+.3f}", _span(low, high, 0.8), verdict))
-    return lines
-
-
-def _ends(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    known = draws[np.isfinite(draws)]
-    if not len(known):
-        return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _span(low: float, high: float, level: float = LEVEL) -> str:
-    return "" if math.isnan(low) else f"{low:+.3f} … {high:+.3f} ({level:.0%})"
-
-
-def _number(value: float, flags: tuple[str, ...]) -> str:
-    return f"{value:+.3f}" if math.isfinite(value) else "; ".join(dict.fromkeys(flags))
-
-
-def _figures(row: SkillResidual) -> dict[str, Any]:
-    return {
-        "budget": row.budget,
-        "skill": row.skill,
-        "ln_size": row.ln_size if math.isfinite(row.ln_size) else None,
-        "residual": row.residual if math.isfinite(row.residual) else None,
-        "interval": [each if math.isfinite(each) else None for each in row.interval],
-        "flags": list(row.flags),
-    }
-
-
 def _notes(plan: Plan, rows: Sequence[Job], kitchen: Kitchen) -> tuple[str, ...]:
     sizes = [row["parameters"] for row in rows]
     exposures = [row["exposures"] for row in rows]
@@ -295,30 +195,3 @@ def _notes(plan: Plan, rows: Sequence[Job], kitchen: Kitchen) -> tuple[str, ...]
         "r is the natural logarithm of a skill's best size over that of all text; one bootstrap of residuals for all "
         "skills. The paper's figures are of models of 40 M to 8 B parameters on real text, read off its plots",
     )
-
-
-def _draw(figure: Figure, rows: Sequence[Job], table: Sequence[SkillResidual]) -> None:
-    axes = figure.subplots(1, 3)
-    budgets = sorted({row["budget"] for row in rows})
-    for place, skill in enumerate((KNOWLEDGE, REASONING)):
-        for number, budget in enumerate(budgets):
-            here = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["parameters"])
-            x = np.array([row["parameters"] for row in here], float)
-            y = np.array([np.mean([row["losses"][k] for k, s in SKILL_OF.items() if s == skill]) for row in here])
-            axes[place].plot(x, y, "o", color=f"C{number}", label=f"{budget:.0e} FLOPs")
-            parabola = np.polyfit(np.log(x), y, 2)
-            fine = np.geomspace(x.min(), x.max(), 60)
-            axes[place].plot(fine, np.polyval(parabola, np.log(fine)), color=f"C{number}")
-            best = _by_budget(table, skill)[budget].ln_size
-            if math.isfinite(best):
-                axes[place].plot(math.exp(best), np.polyval(parabola, best), "k*", markersize=10)
-        axes[place].set(xscale="log", xlabel="parameters", ylabel="nats per character of the answers", title=skill)
-    axes[0].legend(frameon=False, fontsize=8)
-    for number, skill in enumerate((KNOWLEDGE, REASONING)):
-        found = _by_budget(table, skill).values()
-        middle = [row.residual for row in found]
-        errors = np.abs(np.array([row.interval for row in found]).T - np.array(middle))
-        axes[2].errorbar([row.budget for row in found], middle, errors, fmt="o-", color=f"C{3 + number}", label=skill)
-    axes[2].axhline(0, color="gray", linewidth=0.8)
-    axes[2].set(xscale="log", xlabel="FLOPs", ylabel="r: ln of best size over that of all text", title="best sizes")
-    axes[2].legend(frameon=False)

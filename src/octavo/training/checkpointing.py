@@ -30,8 +30,16 @@ from octavo.training.processes import Processes
 from octavo.training.state import State, whole
 
 VERSION = 1
-FREE = ("checkpointing.", "logging.", "distributed.", "data.cache", "precision.compile", "precision.recompute")
-"""Settings that may change when a run is gone on with: they do not change what is computed."""
+FREE = (
+    "checkpointing.",
+    "logging.",
+    "distributed.",
+    "data.cache",
+    "precision.compile",
+    "precision.recompute",
+    "precision.device",
+)
+"""Settings that may change when a run is gone on with: they change at most the rounding of what is computed."""
 
 _METADATA = "octavo"
 _LOSSES = "losses"
@@ -108,8 +116,8 @@ def save(
 
 def load(
     directory: Path, state: State, config: TrainingConfig, identity: Mapping[str, str]
-) -> tuple[Position, Float32[Tensor, " done"]] | None:
-    """Go on from the newest checkpoint; None if there is none.
+) -> tuple[Position, Tensor] | None:
+    """Go on from the newest checkpoint, also with the losses so far; None if there is none.
 
     Raises:
         CheckpointError: it is damaged, or belongs to another config, text, tokenizer or model.

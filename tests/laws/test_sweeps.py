@@ -12,11 +12,12 @@ import pytest
 import sweep_jobs
 
 from octavo.base.errors import LawError, OutputError
-from octavo.base.progress import Silent
+from octavo.base.progress import Description, Silent
 from octavo.checkpoints.durable import locked_directory
 from octavo.laws.journal import NAME
 from octavo.laws.sweep_processes import perform
 from octavo.laws.sweeps import run_sweep
+from octavo.laws.sweeps_ray import gpus_for
 
 T = TypeVar("T")
 needs_ray = pytest.mark.skipif(
@@ -32,7 +33,7 @@ class Told(Silent):
         self.lines: list[str] = []
         self.interrupt_after = interrupt_after
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: Description, total: int | None = None) -> Iterator[T]:
         for done, item in enumerate(items):
             yield item
             if done + 1 == self.interrupt_after:
@@ -119,6 +120,11 @@ def test_results_must_be_json() -> None:
 def test_missing_ray_is_said(tmp_path: Path) -> None:
     with pytest.raises(LawError, match=r"octavo\[ray\]"):
         run_sweep([{"x": 1}], sweep_jobs.square, tmp_path, ray="local")
+
+
+@pytest.mark.parametrize(("device", "gpus"), [(None, 0), ("cpu", 0), ("cuda", 1), ("cuda:1", 1)])
+def test_jobs_on_a_gpu_ask_ray_for_one(device: str | None, gpus: int) -> None:
+    assert gpus_for(json.dumps({"x": 1} if device is None else {"device": device})) == gpus
 
 
 @needs_ray

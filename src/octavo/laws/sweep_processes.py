@@ -17,12 +17,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from octavo.base.errors import OctavoError
+
+Outcomes = Generator[tuple[int, dict[str, Any]], None, None]
+"""The number of each job and what became of it, in the order in which they end."""
 
 KILLED = "its process died: it was killed, or the machine ran out of memory"
 
@@ -50,7 +53,7 @@ def perform(name: str, job: str) -> str:
         return json.dumps({"error": f"{type(error).__name__}: {error} ({place})"})
 
 
-def in_processes(name: str, jobs: Sequence[str], workers: int, threads: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def in_processes(name: str, jobs: Sequence[str], workers: int, threads: int) -> Outcomes:
     """Do jobs in processes, and yield each one's number and outcome as it ends.
 
     When the caller stops taking outcomes, the processes are ended.

@@ -6,6 +6,7 @@ journal before the next result is looked at, and a sweep that is started again d
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -90,10 +91,12 @@ def run_sweep(
 
                 outcomes = on_ray(name, texts, ray, workers)
             order = list(waiting)
-            for index, outcome in progress.track(outcomes, description, total=len(order)):
-                journal.append(order[index], waiting[order[index]], outcome)
-                if "error" in outcome:
-                    progress.message(f"{texts[index]} failed: {outcome['error']}")
+            # Closed at once when interrupted: what is left unread would go on until it is done.
+            with contextlib.closing(outcomes):
+                for index, outcome in progress.track(outcomes, description, total=len(order)):
+                    journal.append(order[index], waiting[order[index]], outcome)
+                    if "error" in outcome:
+                        progress.message(f"{texts[index]} failed: {outcome['error']}")
     rows, failures = [], []
     for key, job in zip(keys, jobs, strict=True):
         result = journal.result(key)

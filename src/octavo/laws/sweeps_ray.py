@@ -10,18 +10,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from octavo.base.errors import LawError
-from octavo.laws.sweep_processes import KILLED, perform
+from octavo.laws.sweep_processes import KILLED, Outcomes, perform
 
 LOCAL = "local"
 PATIENCE = 10.0
 """Seconds that a cluster has to answer."""
 
 
-def on_ray(name: str, jobs: Sequence[str], address: str, workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def on_ray(name: str, jobs: Sequence[str], address: str, workers: int) -> Outcomes:
     """Do jobs on Ray, and yield each one's number and outcome as it ends.
 
     When the caller stops taking outcomes, the jobs that are left are canceled.
@@ -30,7 +30,8 @@ def on_ray(name: str, jobs: Sequence[str], address: str, workers: int) -> Iterat
         name: `module:name` of the function.
         jobs: what it is given, as JSON.
         address: of the cluster, as Ray has it; `local` starts one here.
-        workers: jobs at a time if it is started here. A cluster decides by itself; each job asks for one CPU.
+        workers: jobs at a time if it is started here. A cluster decides by itself; each job asks for one CPU, and for a
+            GPU if its `device` is one.
 
     Raises:
         LawError: Ray is not installed, or no cluster answers.
@@ -52,8 +53,10 @@ def on_ray(name: str, jobs: Sequence[str], address: str, workers: int) -> Iterat
             raise _silent(address, (str(error).strip().splitlines() or [type(error).__name__])[0]) from None
     try:
         # One that is killed has failed: doing it again might fell the next node too.
-        task = ray.remote(num_cpus=1, max_retries=0)(_perform)
-        pending = {task.remote(sys.path, name, job): index for index, job in enumerate(jobs)}
+        task: Any = ray.remote(num_cpus=1, max_retries=0)(_perform)
+        pending = {
+            task.options(num_gpus=gpus_for(job)).remote(sys.path, name, job): index for index, job in enumerate(jobs)
+        }
         try:
             while pending:
                 (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -70,6 +73,11 @@ def on_ray(name: str, jobs: Sequence[str], address: str, workers: int) -> Iterat
     finally:
         if ours:
             ray.shutdown()
+
+
+def gpus_for(job: str) -> int:
+    """How many GPUs a job asks for; Ray hides them from tasks that ask for none."""
+    return int(str(json.loads(job).get("device", "cpu")).startswith("cuda"))
 
 
 def _perform(path: list[str], name: str, job: str) -> str:

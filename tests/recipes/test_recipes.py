@@ -26,6 +26,7 @@ CLAIMS = {
         "two linear layers, γ = 0.06: loss after noise",
         "what noise adds, each of γ = 0.5, 2",
         "what relative noise adds, each of 0.1, 0.4",
+        "what tuning adds on the text, each rate of 0.001, 0.01",
         "loss after noise γ = 2",
         "tuned at 0.01: loss on the text of pretraining",
         "tuned at the best rate: loss on the task",

@@ -83,8 +83,9 @@ class Series:
                 verdict=Verdict.holds if all(np.diff(falls) < 0) else Verdict.fails,
             ),
             Line("weights over those before training", "", " → ".join(f"{g:.2f}" for g in self._growth())),
-            self._rise(f"what noise adds, each of γ = {_list(self.gammas)}", "fixed", self.gammas),
-            self._rise(f"what relative noise adds, each of {_list(self.relative)}", "relative", self.relative),
+            self._rise(f"what noise adds, each of γ = {_list(self.gammas)}", self.gammas, "noise", "fixed"),
+            self._rise(f"what relative noise adds, each of {_list(self.relative)}", self.relative, "noise", "relative"),
+            self._rise(f"what tuning adds on the text, each rate of {_list(self.rates)}", self.rates, "tuned"),
         ]
         lines += [
             self._turn(f"loss after noise γ = {g:g}", self.table("noise", "fixed", f"{g:g}")) for g in self.gammas
@@ -99,11 +100,12 @@ class Series:
     def _growth(self) -> np.ndarray:
         return self.table("growth").mean(0)[[0, -1]]
 
-    def _rise(self, quantity: str, kind: str, gammas: Sequence[float]) -> Line:
+    def _rise(self, quantity: str, strengths: Sequence[float], *keys: str) -> Line:
         """Whether the rank correlation with tokens is at least 0.9 for every strength."""
         from scipy.stats import spearmanr
 
-        added = [self.table("noise", kind, f"{gamma:g}") - self.table("base") for gamma in gammas]
+        last = ("text",) if keys == ("tuned",) else ()
+        added = [self.table(*keys, f"{strength:g}", *last) - self.table("base") for strength in strengths]
         found: list[Any] = [spearmanr(self.tokens, each.mean(0)) for each in added]
         ranks = [float(each.statistic) for each in found]
         growth = [float(each[:, -1].mean() / each[:, 0].mean()) for each in added]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TEXT, KNOWLEDGE, REASONING = "text", "knowledge", "reasoning"
 SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "backwards": REASONING, "onwards": REASONING}
 LEVEL = 0.9
+NONE = "no minimum within the sizes"
 
 
 def _by_budget(table: Sequence[SkillResidual], skill: str) -> dict[float, SkillResidual]:
@@ -27,18 +28,19 @@ def _by_budget(table: Sequence[SkillResidual], skill: str) -> dict[float, SkillR
 def gaps(table: Sequence[SkillResidual]) -> list[Line]:
     """The difference of the two skills at each budget, and whether it is there at two of three."""
     knowledge, reasoning = _by_budget(table, KNOWLEDGE), _by_budget(table, REASONING)
-    lines, sure = [], 0
+    lines, sure, open_ = [], 0, 0
     for budget, first in knowledge.items():
         second = reasoning[budget]
-        draws = first.draws - second.draws
-        gap, chance = first.residual - second.residual, probability_above(first, second)
-        sure += math.isfinite(gap) and chance >= 0.95
-        low, high = _ends(draws)
-        verdict = Verdict.undecided if math.isnan(gap) else Verdict.of(low, high)
-        ours = _number(gap, first.flags + second.flags)
-        lines.append(Line(f"r knowledge − r reasoning, {budget:.0e} FLOPs", "+0.20", ours, _span(low, high), verdict))
+        quantity, gap = f"r knowledge − r reasoning, {budget:.0e} FLOPs", first.residual - second.residual
+        if math.isnan(gap):
+            open_ += 1
+            lines.append(Line(quantity, "+0.20", NONE, verdict=Verdict.undecided))
+            continue
+        sure += probability_above(first, second) >= 0.95
+        low, high = _ends(first.draws - second.draws)
+        lines.append(Line(quantity, "+0.20", f"{gap:+.3f}", _span(low, high), Verdict.of(low, high)))
     needed = math.ceil(2 * len(knowledge) / 3)
-    verdict = Verdict.holds if sure >= needed else Verdict.fails
+    verdict = Verdict.holds if sure >= needed else Verdict.undecided if sure + open_ >= needed else Verdict.fails
     claim = f"above 0 with 95 % at {needed} of {len(knowledge)} budgets"
     lines.append(Line(claim, "yes", f"at {sure}", verdict=verdict))
     return lines
@@ -50,7 +52,7 @@ def residuals(table: Sequence[SkillResidual]) -> list[Line]:
     for skill, paper, sign in ((KNOWLEDGE, "+0.115", 1), (REASONING, "−0.085", -1)):
         rows = [row for row in _by_budget(table, skill).values() if math.isfinite(row.residual)]
         if not rows:
-            lines.append(Line(f"mean r {skill}", paper, "no minimum within the sizes", verdict=Verdict.undecided))
+            lines.append(Line(f"mean r {skill}", paper, NONE, verdict=Verdict.undecided))
             continue
         low, high = _ends(np.mean([row.draws for row in rows], axis=0))
         verdict = Verdict.of(low, high) if sign > 0 else Verdict.of(-high, -low)
@@ -80,7 +82,7 @@ def shares(table: Sequence[SkillResidual], shifted: Sequence[SkillResidual], bud
         quantity = f"ln p* {skill}, {change}"
         paper = "rises" if sign > 0 else "falls"
         if more is None or less is None or not math.isfinite(more.ln_size - less.ln_size):
-            lines.append(Line(quantity, paper, "no minimum within the sizes", verdict=Verdict.undecided))
+            lines.append(Line(quantity, paper, NONE, verdict=Verdict.undecided))
             continue
         shift = more.ln_size - less.ln_size
         # Two sweeps with errors of their own, so their draws are not to be paired; 80 % on both sides is 90 % on one.
@@ -100,10 +102,6 @@ def _ends(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 def _span(low: float, high: float, level: float = LEVEL) -> str:
     return "" if math.isnan(low) else f"{low:+.3f} … {high:+.3f} ({level:.0%})"
-
-
-def _number(value: float, flags: tuple[str, ...]) -> str:
-    return f"{value:+.3f}" if math.isfinite(value) else "; ".join(dict.fromkeys(flags))
 
 
 def figures(table: Sequence[SkillResidual]) -> list[dict[str, Any]]:
@@ -144,10 +142,22 @@ def draw(figure: Figure, rows: Sequence[Job], table: Sequence[SkillResidual]) ->
         axes[place].set(xscale="log", xlabel="parameters", ylabel="nats per character of the answers", title=skill)
     axes[0].legend(frameon=False, fontsize=8)
     for number, skill in enumerate((KNOWLEDGE, REASONING)):
-        found = _by_budget(table, skill).values()
-        middle = [row.residual for row in found]
-        errors = np.abs(np.array([row.interval for row in found]).T - np.array(middle))
-        axes[2].errorbar([row.budget for row in found], middle, errors, fmt="o-", color=f"C{3 + number}", label=skill)
+        found = [row for row in _by_budget(table, skill).values() if math.isfinite(row.residual)]
+        if found:
+            middle = np.array([row.residual for row in found])
+            errors = np.clip(np.abs(np.array([row.interval for row in found]).T - middle), 0, 2)
+            x = [row.budget for row in found]
+            axes[2].errorbar(x, middle, errors, fmt="o-", color=f"C{3 + number}", label=skill)
     axes[2].axhline(0, color="gray", linewidth=0.8)
-    axes[2].set(xscale="log", xlabel="FLOPs", ylabel="r: ln of best size over that of all text", title="best sizes")
-    axes[2].legend(frameon=False)
+    low, high = budgets[0] / 1.5, budgets[-1] * 1.5
+    axes[2].set(
+        xscale="log",
+        xlim=(low, high),
+        xlabel="FLOPs",
+        ylabel="r: ln of best size over that of all text",
+        title="best sizes",
+    )
+    if axes[2].get_legend_handles_labels()[0]:
+        axes[2].legend(frameon=False)
+    else:
+        axes[2].text(0.5, 0.5, NONE, ha="center", transform=axes[2].transAxes)

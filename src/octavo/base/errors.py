@@ -40,6 +40,10 @@ class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
 
 
+class LawError(OctavoError):
+    """Runs do not determine a law, or a question to it makes no sense."""
+
+
 class ConfigurationError(OctavoError):
     """A setting does not exist, or its value makes no sense."""
 

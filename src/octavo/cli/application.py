@@ -16,6 +16,8 @@ from octavo.cli.export import export
 from octavo.cli.formats import formats
 from octavo.cli.generate import generate
 from octavo.cli.inspect import inspect
+from octavo.cli.laws import laws
+from octavo.cli.recipes import recipes
 from octavo.cli.serve import serve
 from octavo.cli.train import train
 from octavo.cli.transform import transform
@@ -67,6 +69,8 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(formats)
+app.add_typer(laws)
+app.add_typer(recipes)
 
 
 def main() -> None:

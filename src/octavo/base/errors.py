@@ -40,6 +40,14 @@ class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
 
 
+class ConfigurationError(OctavoError):
+    """A setting does not exist, or its value makes no sense."""
+
+
+class TrainingError(OctavoError):
+    """A training run cannot go on."""
+
+
 class CapacityError(OctavoError):
     """There is no room for more work at the moment."""
 

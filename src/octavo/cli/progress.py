@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from octavo.base.progress import Progress
+from octavo.base.progress import Description, Progress
 
 if TYPE_CHECKING:
     import rich.progress
@@ -20,20 +20,21 @@ SECONDS_BETWEEN_LINES = 15.0
 class PlainProgress:
     """Says a line when a piece of work begins, every quarter of a minute, and when it ends."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: Description, total: int | None = None) -> Iterator[T]:
         if total is None and isinstance(items, Sized):
             total = len(items)
         of = "" if total is None else f"/{total}"
         began = said = time.monotonic()
-        self.message(f"{description}: 0{of}")
+        self.message(f"{_said(description)}: 0{of}")
         done = 0
         for item in items:
             yield item
             done += 1
             if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
-                self.message(f"{description}: {done}{of}")
-        self.message(f"{description}: {done}{of}, {time.monotonic() - began:.1f} s")
+                left = "" if total is None else f", {(total - done) * (said - began) / done:.0f} s left"
+                self.message(f"{_said(description)}: {done}{of}{left}")
+        self.message(f"{_said(description)}: {done}{of}, {time.monotonic() - began:.1f} s")
 
     def message(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -45,20 +46,24 @@ class BarProgress:
     def __init__(self, bars: rich.progress.Progress) -> None:
         self.bars = bars
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: Description, total: int | None = None) -> Iterator[T]:
         if total is None and isinstance(items, Sized):
             total = len(items)
-        task = self.bars.add_task(description, total=total)
+        task = self.bars.add_task(_said(description), total=total)
         done = 0
         for item in items:
             yield item
             done += 1
-            self.bars.update(task, completed=done)
+            self.bars.update(task, completed=done, description=_said(description))
         self.bars.update(task, total=done, completed=done)
         self.bars.stop_task(task)
 
     def message(self, text: str) -> None:
         self.bars.console.print(text, markup=False, highlight=False)
+
+
+def _said(description: Description) -> str:
+    return description if isinstance(description, str) else description()
 
 
 @contextmanager

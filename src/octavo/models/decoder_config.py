@@ -58,6 +58,55 @@ class DecoderConfig:
         return len(self.windows)
 
     @classmethod
+    def plain(
+        cls,
+        vocabulary: int,
+        hidden: int,
+        layers: int,
+        heads: int,
+        *,
+        shared_heads: int | None = None,
+        inner: int | None = None,
+        context: int = 2048,
+        theta: float = 10_000.0,
+        epsilon: float = 1e-5,
+        tied: bool = True,
+    ) -> DecoderConfig:
+        """A Llama without biases, windows or scaled positions, as models are trained from nothing.
+
+        Args:
+            shared_heads: default: as many as heads.
+            inner: default: 8/3 of the hidden width, rounded up to a multiple of 32.
+
+        Raises:
+            ModelError: sizes that make no sense.
+        """
+        shared = heads if shared_heads is None else shared_heads
+        if min(vocabulary, hidden, layers, heads, shared, context) < 1 or (inner is not None and inner < 1):
+            raise ModelError("a model's sizes must be at least 1", "give larger ones")
+        if hidden % (2 * heads) or heads % shared:
+            raise ModelError(
+                f"a width of {hidden} cannot be divided among {heads} heads that share {shared} keys and values",
+                "make the width a multiple of twice the heads, and the heads a multiple of those shared",
+            )
+        return cls(
+            vocabulary=vocabulary,
+            hidden=hidden,
+            inner=32 * math.ceil(hidden * 8 / 3 / 32) if inner is None else inner,
+            heads=heads,
+            shared_heads=shared,
+            context=context,
+            epsilon=epsilon,
+            rotary=Rotary(hidden // heads, theta),
+            windows=(None,) * layers,
+            attention_bias=False,
+            output_bias=False,
+            inner_bias=False,
+            head_norms=False,
+            tied=tied,
+        )
+
+    @classmethod
     def from_huggingface(cls, config: Mapping[str, Any]) -> DecoderConfig:
         """Read config.json.
 

@@ -48,6 +48,10 @@ class TrainingError(OctavoError):
     """A training run cannot go on."""
 
 
+class LawError(OctavoError):
+    """Runs do not determine a law, or a question to it makes no sense."""
+
+
 class CapacityError(OctavoError):
     """There is no room for more work at the moment."""
 

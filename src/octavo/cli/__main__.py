@@ -2,4 +2,6 @@
 
 from octavo.cli import main
 
-main()
+# Workers of a sweep import the main module under another name.
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The recipes by name: one line each."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from octavo.base.errors import LawError
+from octavo.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a recipe is, and the claim it tries."""
+
+    module: str
+    claim: str
+    source: str
+
+    def load(self) -> Recipe:
+        """Its function."""
+        return importlib.import_module(self.module).cook
+
+
+RECIPES: dict[str, Entry] = {}
+
+
+def find(name: str) -> Entry:
+    """The recipe of that name.
+
+    Raises:
+        LawError: there is none.
+    """
+    if name not in RECIPES:
+        raise LawError(f"there is no recipe {name!r}", f"there are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -15,6 +15,7 @@ from torch import Tensor
 from octavo.base.errors import BudgetError, OutputError, about
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter, open_checkpoint
+from octavo.checkpoints.quantized import described, quantization_config
 from octavo.compress.effort import effort_of
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.planning import (
@@ -37,7 +38,6 @@ from octavo.compress.tuning import Tuner, Tuning, tuner
 from octavo.formats import Format, entropy_coded
 from octavo.formats.tensor import QuantizedTensor
 
-VERSION = 1
 TUNING = "tuning.json"
 """File in the output that says what tuning did."""
 
@@ -289,16 +289,11 @@ class _Run:
             else:
                 made = plan
             tensors = {
-                name: {
-                    "format": str(format),
-                    "shape": list(subject.selection.shapes[name]),
-                    "dtype": str(checkpoint.entry(name).dtype).removeprefix("torch."),
-                }
+                name: described(format, subject.selection.shapes[name], checkpoint.entry(name).dtype)
                 for name, format in formats.items()
             }
             # What else a source says about itself, such as how its layers' inputs are to be rounded, stays true.
-            quantization = {**(checkpoint.quantization or {}), "quant_method": "octavo", "version": VERSION}
-            quantization["tensors"] = tensors
+            quantization = {**(checkpoint.quantization or {}), **quantization_config(tensors)}
             excess = _excess(plan, writer, subject)
             if excess > 0 and plan.step is not None:
                 return _coarser(plan, excess)

@@ -10,14 +10,13 @@ codebook without a word between them, and no seed is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from octavo.base.errors import ConfigurationError, about
@@ -104,7 +103,8 @@ def whole_weight(layer: FakeQuantizedLinear) -> Float[Tensor, "rows columns"]:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def _squared_gradient(weight: Tensor, optimizer: Optimizer) -> Float[Tensor, "rows columns"]:

@@ -18,6 +18,7 @@ from octavo.cli.generate import generate
 from octavo.cli.inspect import inspect
 from octavo.cli.recipes import recipes
 from octavo.cli.serve import serve
+from octavo.cli.train import train
 from octavo.cli.transform import transform
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ for command, example in (
     (bench, "octavo bench small"),
     (export, "octavo export small small.gguf --to gguf"),
     (transform, "octavo transform smollm2-135m smooth --kind hadamard --activations mxfp4"),
+    (train, "octavo train --example > small.toml, then octavo train small.toml --set schedule.warmup=100"),
     (demo, "octavo demo --out demo --bits 4,3,2"),
 ):
     app.command(epilog=f"Example: {example}")(command)

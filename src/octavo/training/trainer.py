@@ -109,6 +109,8 @@ class _Run:
 
     def train(self, directory: Path | None, request: StopRequest) -> TrainingResult:
         start = 0 if directory is None else self._resume(directory)
+        if start == self.config.steps:
+            return self._result()
         written = self._metrics(directory, start)
         self.model.train()
         config, steps, done = self.config, self.config.steps, start
@@ -143,22 +145,28 @@ class _Run:
                     break
         if done < steps:
             self.progress.message(f"Stopped after step {done} of {steps}; the same command goes on from there")
-        losses = as_losses(self.losses)
+        return self._result()
+
+    def _result(self) -> TrainingResult:
+        done = len(self.losses)
         return TrainingResult(
-            losses, tuple(self.evaluations), self._tokens(done), self.seconds, done, finished=done == steps
+            as_losses(self.losses),
+            tuple(self.evaluations),
+            self._tokens(done),
+            self.seconds,
+            done,
+            finished=done == self.config.steps,
         )
 
     def _described(self) -> str:
-        if len(self.losses) <= self.reported[0]:
-            return "Training"
-        return f"Training: loss {self.losses[-1]:.4f}, {self._rate():,.0f} tokens/s"
+        return f"Training: loss {self.losses[-1]:.4f}, {self._rate():,.0f} tokens/s" if self.losses else "Training"
 
     def _tokens(self, steps: int) -> int:
         return steps * self.config.optimizer.accumulation * self.source.tokens
 
     def _rate(self) -> float:
-        """Tokens a second since the last report."""
-        step, seconds = self.reported
+        """Tokens a second since the last report, or up to it."""
+        step, seconds = self.reported if len(self.losses) > self.reported[0] else (0, 0.0)
         return self._tokens(len(self.losses) - step) / max(self.seconds - seconds, 1e-9)
 
     def _step(self, step: int, request: StopRequest, directory: Path | None) -> tuple[dict[str, float], bool]:

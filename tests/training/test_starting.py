@@ -144,7 +144,9 @@ def test_codebooks_can_be_weighted_by_gradients() -> None:
     books = []
     for by_gradient in (False, True):
         model, watch = network(), Watch()
-        train(model, next_token_loss, SOURCE, RUN, hooks=[StartQuantizing(model, ALL, 5, by_gradient=by_gradient), watch])
+        train(
+            model, next_token_loss, SOURCE, RUN, hooks=[StartQuantizing(model, ALL, 5, by_gradient=by_gradient), watch]
+        )
         books.append(watch.seen[5]["model.layers.0.mlp.up_proj"])
     assert not torch.equal(books[0], books[1])
     torch.testing.assert_close(books[0], books[1], rtol=0.2, atol=0.2)

@@ -103,8 +103,9 @@ class Trainee:
 
     @contextlib.contextmanager
     def as_stored(self) -> Iterator[Any]:
-        """Within, the model is the one that would be read back from the file: this one always is."""
-        yield self.model
+        """Within, the model is the one that would be read back from the file, as it is anyway; no gradients here."""
+        with parametrize.cached():
+            yield self.model
 
     @staticmethod
     def _put(places: list[tuple[nn.Module, str]], parameter: nn.Parameter, weight: LearningWeight | None) -> None:

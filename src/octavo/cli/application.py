@@ -16,6 +16,7 @@ from octavo.cli.export import export
 from octavo.cli.formats import formats
 from octavo.cli.generate import generate
 from octavo.cli.inspect import inspect
+from octavo.cli.laws import laws
 from octavo.cli.recipes import recipes
 from octavo.cli.serve import serve
 from octavo.cli.train import train
@@ -68,6 +69,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(formats)
+app.add_typer(laws)
 app.add_typer(recipes)
 
 

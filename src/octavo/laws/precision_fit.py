@@ -35,9 +35,9 @@ STARTS: dict[str, tuple[float, ...]] = {
     "beta": (0.2, 0.4, 0.6, 1.0),
     "gamma": (math.log(1.0), math.log(3.0), math.log(6.0)),
 }
-CARRIED = 12
+CARRIED = 8
 """Starts that L-BFGS carries down, the best of all."""
-POLISHED = 3
+POLISHED = 4
 """Ends of L-BFGS that are polished."""
 REDRAWS = 50
 """Resamples drawn for one that determines the law, at most."""
@@ -206,7 +206,7 @@ class _Problem:
         """The best points that L-BFGS reaches from the best of all starts."""
         starts = np.array(list(itertools.product(*(STARTS[name] for name in self.free))))
         order = np.argsort(self.objective(starts), kind="stable")[:CARRIED]
-        options = {"maxiter": 150, "ftol": 1e-9}
+        options = {"maxiter": 60, "ftol": 1e-9}
         ends = [
             minimize(self.objective, start, jac=self.gradient, method="L-BFGS-B", bounds=self.bounds, options=options)
             for start in starts[order]

@@ -108,8 +108,8 @@ def save(
 
 def load(
     directory: Path, state: State, config: TrainingConfig, identity: Mapping[str, str]
-) -> tuple[Position, Float32[Tensor, " done"]] | None:
-    """Go on from the newest checkpoint; None if there is none.
+) -> tuple[Position, Tensor] | None:
+    """Go on from the newest checkpoint, also with the losses so far; None if there is none.
 
     Raises:
         CheckpointError: it is damaged, or belongs to another config, text, tokenizer or model.

@@ -85,7 +85,7 @@ def joined(config: TrainingConfig) -> Iterator[Processes]:
         if not isinstance(error, torch.distributed.DistError) and not re.search("gloo|Connection", str(error)):
             raise
         raise TrainingError(
-            f"the processes lost each other ({str(error).splitlines()[0]})",
+            f"the processes lost each other ({str(error).partition('. ')[0].strip()})",
             "start the same command again: it goes on from the last checkpoint",
         ) from error
     finally:
@@ -121,10 +121,9 @@ def gathering(called: nn.Module, model: nn.Module, last: bool) -> Iterator[None]
         with contextlib.nullcontext() if last else called.no_sync():
             yield
         return
-    from torch.distributed.fsdp import FSDPModule
-
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last)
+    # Asked by name: FSDP takes a second to import, and most runs are of one process.
+    if (synchronize := getattr(model, "set_requires_gradient_sync", None)) is not None:
+        synchronize(last)
     yield
 
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from octavo.base.errors import CheckpointError
@@ -108,14 +107,23 @@ class State:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor on the CPU, its shards put together; all processes take part."""
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().cpu().contiguous()
+    return gathered(tensor).detach().cpu().contiguous()
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor with its shards put together; all processes take part."""
+    # Asked by name: sharded tensors take a second to import, and most runs have none.
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def _like(whole: Tensor, other: Tensor) -> Tensor:
     """A whole tensor that every process has, placed and sharded as another is."""
-    if not isinstance(other, DTensor):
+    if not hasattr(other, "full_tensor"):
         return whole.to(other.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
     return distribute_tensor(whole.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 

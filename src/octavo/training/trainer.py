@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from octavo.training.result import TrainingResult
 from octavo.training.schedules import learning_rate_share
 from octavo.training.seeding import generator_of
 from octavo.training.sources import Source
-from octavo.training.state import Hook, State
+from octavo.training.state import Hook, State, gathered
 from octavo.training.stopping import StopRequest, stop_requests
 
 
@@ -101,6 +102,7 @@ class _Run:
         learning_rate_share(0, config.steps, config.schedule)  # An unknown schedule is said before any work.
         self.called = shared(model, config, processes)
         self.state = State(model, make_optimizer(model, config.optimizer), hooks)
+        self.rates = [float(group["lr"]) for group in self.state.optimizer.param_groups]
         self.losses: list[float] = []
         self.evaluations: list[tuple[int, float]] = []
         self.seconds = 0.0
@@ -144,7 +146,9 @@ class _Run:
                 if stopping:
                     break
         if done < steps:
-            self.progress.message(f"Stopped after step {done} of {steps}; the same command goes on from there")
+            self.progress.message(f"Stopped after step {done} of {steps}, which is saved")
+        if request.signal == signal.SIGINT:
+            raise KeyboardInterrupt
         return self._result()
 
     def _result(self) -> TrainingResult:
@@ -174,9 +178,9 @@ class _Run:
         config, optimizer = self.config, self.state.optimizer
         for hook in self.state.hooks:
             hook(step, self.model, optimizer)
-        rate = config.optimizer.learning_rate * learning_rate_share(step, config.steps, config.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        share = learning_rate_share(step, config.steps, config.schedule)
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * share
         sums, names = self._backward(step)
         norm = self._clip()
         stop = torch.tensor(float(request.signal is not None), device=sums.device)
@@ -186,7 +190,7 @@ class _Run:
             self._refuse(step, loss, directory)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        figures = {"loss": loss, "learning_rate": rate, "gradient_norm": length}
+        figures = {"loss": loss, "learning_rate": share * config.optimizer.learning_rate, "gradient_norm": length}
         return figures | dict(zip(names, rest, strict=True)), stopping > 0
 
     def _own(self, step: int) -> Iterator[tuple[int, Batch]]:
@@ -223,11 +227,8 @@ class _Run:
 
     def _clip(self) -> Tensor:
         """The norm of the whole gradient, which is then shortened to `optimizer.clip`."""
-        from torch.distributed.tensor import DTensor
-
         trained = [each for each in self.model.parameters() if each.grad is not None]
-        norm = nn.utils.get_total_norm([each.grad for each in trained if each.grad is not None], foreach=True)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = gathered(nn.utils.get_total_norm([each.grad for each in trained if each.grad is not None], foreach=True))
         if self.config.optimizer.clip:
             nn.utils.clip_grads_with_norm_(trained, self.config.optimizer.clip, norm, foreach=True)
         return norm

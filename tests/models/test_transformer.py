@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from octavo.base.errors import ModelError
+from octavo.base.errors import CheckpointError, ModelError
+from octavo.checkpoints import open_checkpoint
 from octavo.layers.rotary import LinearScaling, Llama3Scaling, Rotary, YarnScaling
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.quiet import quiet
 from octavo.models.saving import huggingface_config, save_huggingface
 from octavo.models.transformer import Block, Transformer
+from octavo.models.transformer_loading import load_transformer
 
 PLAIN = DecoderConfig.plain(97, 32, 2, 4, shared_heads=2, context=64, tied=False)
 
@@ -117,3 +120,29 @@ def test_layers_come_from_the_constructors(generator: torch.Generator) -> None:
 def test_sizes_that_make_no_sense_are_refused(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(ModelError):
         DecoderConfig.plain(*sizes)
+
+
+def test_weights_come_back(tmp_path: Path, generator: torch.Generator) -> None:
+    model = Transformer(PLAIN, generator)
+    save_huggingface(model, None, tmp_path / "saved")
+    again = load_transformer(open_checkpoint(tmp_path / "saved"))
+    assert again.config == PLAIN
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"tie_word_embeddings": True}, r"the model has no tensor lm_head\.weight"),
+        ({"num_hidden_layers": 3}, r"the checkpoint lacks the tensor model\.layers\.2"),
+        ({"intermediate_size": 64}, r"gate_proj\.weight is \[96, 32\], and config\.json makes it \[64, 32\]"),
+    ],
+)
+def test_weights_of_another_config_are_refused(
+    change: dict[str, object], problem: str, tmp_path: Path, generator: torch.Generator
+) -> None:
+    save_huggingface(Transformer(PLAIN, generator), None, tmp_path / "saved")
+    config = tmp_path / "saved" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(CheckpointError, match=problem):
+        load_transformer(open_checkpoint(tmp_path / "saved"))

@@ -32,6 +32,7 @@ def test_bytes_are_their_own_numbers(tmp_path: Path) -> None:
     assert text.train.astype(np.uint8).tobytes() == LINES.encode() + b"\0second\0"
     assert (text.train.dtype, len(text.held_out), text.vocabulary.size) == (np.uint16, 0, 256)
     assert text.vocabulary.tokenizer.decode(text.train[:-8].tolist()) == LINES
+    assert text.vocabulary.tokenizer.encode(LINES).ids == list(LINES.encode())
     assert text.text_bytes == len(LINES.encode()) + 6
 
 
@@ -178,6 +179,9 @@ def test_the_default_corpus_has_no_docstring_twice(tmp_path: Path, monkeypatch: 
     assert ["".join(each.pieces(0, each.size)) for each in documents] == [long, f"Other.{long}"]
 
 
-def test_the_default_corpus_is_named_by_versions() -> None:
+def test_the_default_corpus_is_named_by_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     identity = default_corpus().identity
     assert all(f"{name} " in identity for name in corpora.PACKAGES)
+    monkeypatch.setattr(corpora, "PACKAGES", ("folding-of-sheets",))
+    with pytest.raises(ModelError, match="folding-of-sheets, which is not installed"):
+        default_corpus()

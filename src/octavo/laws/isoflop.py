@@ -81,6 +81,7 @@ class SkillResidual:
         residual: ln_size less that of the reference; positive for a skill that wants capacity.
         interval: of the residual.
         draws: of the residual, from a bootstrap that all skills share: draw i of one belongs to draw i of another.
+        size_draws: of ln_size, from the same bootstrap.
         flags: of the skill's fit.
     """
 
@@ -90,6 +91,7 @@ class SkillResidual:
     residual: float
     interval: tuple[float, float]
     draws: Float[ndarray, " resamples"]
+    size_draws: Float[ndarray, " resamples"]
     flags: tuple[str, ...]
 
 
@@ -205,9 +207,10 @@ def skill_residuals(
         for skill, (size, draws, flags) in fits.items():
             if skill == reference:
                 continue
-            interval, unstable = _interval(draws - base_draws, level)
+            gaps = draws - base_draws
+            interval, unstable = _interval(gaps, level)
             flags = (*flags, *(f"reference: {flag}" for flag in base_flags), *unstable)
-            table.append(SkillResidual(budget, skill, size, size - base, interval, draws - base_draws, flags))
+            table.append(SkillResidual(budget, skill, size, size - base, interval, gaps, draws, flags))
     return table
 
 

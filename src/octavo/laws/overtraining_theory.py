@@ -1,8 +1,8 @@
 """Why a longer pretraining can hurt: two linear layers that learn a matrix, and what noise on their weights costs.
 
-For ½‖W₁W₂ − A‖² with A of singular values σ_i, gradient flow from a small balanced start u₀ learns the modes one by one,
-the large ones first, and the weights grow as it does. What noise costs grows with the weights, so that past some time the
-loss after noise rises although the loss itself still falls (arXiv 2503.19206).
+For ½‖W₁W₂ − A‖² with A of singular values σ_i, gradient flow from a small balanced start u₀ learns the modes one by
+one, the large ones first, and the weights grow as it does. What noise costs grows with the weights, so that past some
+time the loss after noise rises although the loss itself still falls (arXiv 2503.19206).
 """
 
 from __future__ import annotations

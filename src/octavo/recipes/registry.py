@@ -29,8 +29,13 @@ RECIPES: dict[str, Entry] = {
     "precision-law": Entry(
         "octavo.recipes.precision_law", "a weight of P bits counts as 1 − e^(−P/γ) of one", "2602.15563"
     ),
+    "overtraining": Entry(
+        "octavo.recipes.overtraining", "the longer the pretraining, the more a change hurts", "2503.19206"
+    ),
+    "skill-scaling": Entry(
+        "octavo.recipes.skill_scaling", "knowledge wants more parameters, reasoning more tokens", "2503.10061"
+    ),
 }
-"""By name."""
 
 
 def find(name: str) -> Entry:

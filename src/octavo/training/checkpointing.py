@@ -30,8 +30,16 @@ from octavo.training.processes import Processes
 from octavo.training.state import State, whole
 
 VERSION = 1
-FREE = ("checkpointing.", "logging.", "distributed.", "data.cache", "precision.compile", "precision.recompute")
-"""Settings that may change when a run is gone on with: they do not change what is computed."""
+FREE = (
+    "checkpointing.",
+    "logging.",
+    "distributed.",
+    "data.cache",
+    "precision.compile",
+    "precision.recompute",
+    "precision.device",
+)
+"""Settings that may change when a run is gone on with: they change at most the rounding of what is computed."""
 
 _METADATA = "octavo"
 _LOSSES = "losses"

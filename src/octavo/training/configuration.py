@@ -25,6 +25,7 @@ class ModelConfig:
         inner: width of the feed-forward layers; 0 for 8/3 of hidden.
         theta: base of the rotary wavelengths.
         tied: whether the embedding is the head.
+        start: a model to start from, whose sizes take the place of all these; empty for random weights.
     """
 
     hidden: int = 256
@@ -34,6 +35,7 @@ class ModelConfig:
     inner: int = 0
     theta: float = 10_000.0
     tied: bool = True
+    start: str = ""
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,16 @@ def default_corpus() -> Corpus:
     """The docstrings of the packages that octavo is made with, one document a module, no docstring twice.
 
     They are read with `ast` from the sources, so nothing is imported or run. Other versions are another corpus.
+
+    Raises:
+        ModelError: a package is not installed.
     """
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    try:
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(
+            f"the default corpus is read from {error.name}, which is not installed", "pip install 'octavo[train]'"
+        ) from error
     return Corpus(f"docstrings of {versions}", _docstrings)
 
 
@@ -145,7 +153,7 @@ def _docstrings(progress: Progress = SILENT) -> tuple[Document, ...]:
     for package in PACKAGES:
         found = importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
-            raise ModelError(f"{package} is not installed as source files", "give a text of your own as data.text")
+            raise ModelError(f"{package} has no source files here", "give a text of your own as data.text")
         root = Path(found.submodule_search_locations[0])
         files += [(f"{package}/{file.relative_to(root)}", file) for file in sorted(root.rglob("*.py"))]
     seen: set[bytes] = set()

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError, OctavoError
 from octavo.base.progress import SILENT, Progress
+from octavo.checkpoints import open_checkpoint
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.saving import write_huggingface
 from octavo.models.transformer import Transformer
+from octavo.models.transformer_loading import load_transformer
 from octavo.training.configuration import TrainingConfig
 from octavo.training.objective import next_token_loss
 from octavo.training.processes import Processes, joined
@@ -53,8 +55,7 @@ def run(config: TrainingConfig, directory: str | Path, progress: Progress = SILE
     directory = Path(directory).expanduser()
     with joined(config) as processes:
         text = _text(config, directory, progress, processes)
-        model = Transformer(decoder_config(config, text.vocabulary.size), generator_of(config.seed, "weights"))
-        data = config.data
+        model, data = _model(config, text.vocabulary.size), config.data
         source = TokenWindows(text.train, data.length, data.batch, config.seed)
         held_out = None
         if len(text.held_out) > data.length:
@@ -79,9 +80,19 @@ def decoder_config(config: TrainingConfig, vocabulary: int) -> DecoderConfig:
     """The sizes of the network that a config asks for.
 
     Raises:
-        ModelError: they make no sense.
+        ModelError: they make no sense, or do not suit the text.
+        CheckpointError: there is no such model to start from.
     """
     model = config.model
+    if model.start:
+        found = DecoderConfig.from_huggingface(open_checkpoint(model.start).config)
+        if vocabulary > found.vocabulary or config.data.length > found.context:
+            raise ModelError(
+                f"{model.start} has {found.vocabulary} tokens and a context of {found.context}, and the text needs "
+                f"{vocabulary} and {config.data.length}",
+                f"give its own tokenizer as data.tokenizer, and a data.length up to {found.context}",
+            )
+        return found
     return DecoderConfig.plain(
         vocabulary,
         model.hidden,
@@ -93,6 +104,14 @@ def decoder_config(config: TrainingConfig, vocabulary: int) -> DecoderConfig:
         theta=model.theta,
         tied=model.tied,
     )
+
+
+def _model(config: TrainingConfig, vocabulary: int) -> Transformer:
+    """The network as training starts with it."""
+    sizes = decoder_config(config, vocabulary)
+    if config.model.start:
+        return load_transformer(open_checkpoint(config.model.start))
+    return Transformer(sizes, generator_of(config.seed, "weights"))
 
 
 def _text(config: TrainingConfig, directory: Path, progress: Progress, processes: Processes) -> TokenizedText:

@@ -31,7 +31,7 @@ VERSION = 1
 TRAINED_ON = 1 << 26
 """Bytes of the text that a tokenizer is trained on, from its beginning."""
 
-_AT_ONCE = 32  # Pieces that are encoded in parallel.
+_AT_ONCE = 16  # Pieces that are encoded in parallel.
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,13 +144,13 @@ def _trained(part: Part, size: int, progress: Progress) -> Vocabulary:
 
 def _encoded(part: Part, made: Vocabulary, progress: Progress, what: str) -> Iterator[bytes]:
     """The ids of every document and the end token after it, as bytes."""
-    dtype, end = token_dtype(made.size), made.end_number
+    end = np.asarray([made.end_number], token_dtype(made.size)).tobytes()
     for document, begin, stop in progress.track(part, what):
         pieces = document.pieces(begin, stop)
         found = False
         while batch := list(islice(pieces, _AT_ONCE)):
-            for encoding in made.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-                found |= bool(encoding.ids)
-                yield np.asarray(encoding.ids, dtype).tobytes()
+            for numbers in made.encode(batch):
+                found |= len(numbers) > 0
+                yield numbers.tobytes()
         if found:
-            yield np.asarray([end], dtype).tobytes()
+            yield end

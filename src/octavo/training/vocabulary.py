@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from octavo.base.errors import ModelError
+from octavo.training.sources import token_dtype
 
 END = "<|end|>"
 """The token between documents, of tokenizers that are made here; number 0."""
@@ -27,10 +29,12 @@ class Vocabulary:
     Attributes:
         tokenizer: texts to numbers.
         end: the token that separates documents.
+        plain: whether the numbers of a text are its bytes.
     """
 
     tokenizer: Tokenizer
     end: str
+    plain: bool = False
 
     @property
     def size(self) -> int:
@@ -48,11 +52,19 @@ class Vocabulary:
         """Differs where the tokenizer does."""
         return hashlib.sha256(f"{self.end}\0{self.tokenizer.to_str(pretty=False)}".encode()).hexdigest()
 
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The numbers of each text, as they are stored."""
+        dtype = token_dtype(self.size)
+        if self.plain:
+            return [np.frombuffer(text.encode(), np.uint8).astype(dtype) for text in texts]
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype) for encoding in found]
+
 
 def of_bytes() -> Vocabulary:
     """256 tokens: each byte is its own number, but zero, which no text has, is the end of a document."""
     numbers = {letter: byte for byte, letter in _letters().items() if byte}
-    return _made(Tokenizer(models.BPE(vocab={END: 0, **numbers}, merges=[])))
+    return replace(_made(Tokenizer(models.BPE(vocab={END: 0, **numbers}, merges=[]))), plain=True)
 
 
 def trained(texts: Iterable[str], size: int) -> Vocabulary:

@@ -10,7 +10,7 @@ codebook without a word between them, and no seed is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,7 @@ from octavo.base.errors import ConfigurationError, about
 from octavo.formats import Format
 from octavo.formats.frozen import FrozenCodebook, Settling, freeze
 from octavo.layers.fake_quantized import FakeQuantizedLinear
+from octavo.training.state import gathered
 
 
 class StartQuantizing:
@@ -99,12 +100,7 @@ class StartQuantizing:
 
 def whole_weight(layer: FakeQuantizedLinear) -> Float[Tensor, "rows columns"]:
     """A layer's own weight, its shards put together; all processes take part."""
-    return _whole(layer.weight).detach()
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
+    return gathered(layer.weight).detach()
 
 
 def _squared_gradient(weight: Tensor, optimizer: Optimizer) -> Float[Tensor, "rows columns"]:
@@ -119,5 +115,5 @@ def _squared_gradient(weight: Tensor, optimizer: Optimizer) -> Float[Tensor, "ro
             "the optimizer has no second moment of a weight that a codebook is fitted to",
             "use adamw and start after its first step, or set by_gradient=False",
         )
-    wide = _whole(moment).double()
+    wide = gathered(moment).double()
     return (wide / wide.mean().clamp_min(torch.finfo(torch.float64).tiny)).float()

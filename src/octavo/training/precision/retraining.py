@@ -89,13 +89,7 @@ class Trainer:
         """
         if self.steps < 1:
             raise BudgetError(f"nothing can be learned in {self.steps} steps", "give at least 1")
-        for format in formats:
-            elements = format.element.elements if isinstance(format.element, ColumnGroups) else (format.element,)
-            if format.code != "fixed" or not all(isinstance(element, Element) for element in elements):
-                raise FormatError(
-                    f"weights cannot learn in {format}: each step would round every matrix by a search",
-                    "give a budget alone, or scalars of fixed width such as lloyd@2 b64 absmean:bf16",
-                )
+        _check_formats(formats)
         self._texts(source)
 
     def run(
@@ -164,6 +158,16 @@ class Trainer:
             raise ModelError(f"the text is one sequence of {length} tokens, and training needs two", "give more text")
         count = max(1, min(HELD_OUT, len(found) // 4))
         return found[:count], found[count:]
+
+
+def _check_formats(formats: Collection[Format]) -> None:
+    for format in formats:
+        elements = format.element.elements if isinstance(format.element, ColumnGroups) else (format.element,)
+        if format.code != "fixed" or not all(isinstance(element, Element) for element in elements):
+            raise FormatError(
+                f"weights cannot learn in {format}: each step would round every matrix by a search",
+                "give a budget alone, or scalars of fixed width such as lloyd@2 b64 absmean:bf16",
+            )
 
 
 class _Best:

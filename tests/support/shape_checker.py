@@ -66,7 +66,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(item, arguments[1]) for item in value.values())
     if inspect.isclass(origin) and issubclass(origin, Sequence):

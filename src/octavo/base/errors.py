@@ -40,16 +40,16 @@ class ModelError(OctavoError):
     """A model, tokenizer or text cannot be used as asked."""
 
 
-class LawError(OctavoError):
-    """Runs do not determine a law, or a question to it makes no sense."""
-
-
 class ConfigurationError(OctavoError):
     """A setting does not exist, or its value makes no sense."""
 
 
 class TrainingError(OctavoError):
     """A training run cannot go on."""
+
+
+class LawError(OctavoError):
+    """Runs do not determine a law, or a question to it makes no sense."""
 
 
 class CapacityError(OctavoError):

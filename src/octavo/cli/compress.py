@@ -77,6 +77,10 @@ def compress(
         float | None,
         typer.Option(metavar="MINUTES", help="Fine-tune scales, codebooks and norms at the end, for so long."),
     ] = None,
+    qat: Annotated[
+        int | None,
+        typer.Option(metavar="STEPS", min=1, help="Train the weights in their formats at the end, for so many steps."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the calibration's random choices.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write no model.")] = False,
     plan: Annotated[
@@ -127,9 +131,15 @@ def compress(
     with shown() as progress:
         if dry_run or out is None:
             result = None
-            made = given or draw_up(model, progress=progress, **options)
+            made = given or draw_up(model, learning=qat is not None, progress=progress, **options)
         else:
-            result = fold(model, out, plan=given, transform=maps, tune=tune, progress=progress, **options)
+            retrainer = None
+            if qat is not None:
+                from octavo.training.precision.retraining import Trainer
+
+                retrainer = Trainer(qat, calibration, seed=seed, device=device, progress=progress)
+            others = {"transform": maps, "tune": tune, "retrainer": retrainer}
+            result = fold(model, out, plan=given, progress=progress, **others, **options)
             made = result.plan
     if save_plan is not None:
         save_plan.write_text(made.to_json(), encoding="utf-8")
@@ -143,6 +153,8 @@ def compress(
     say(_losses(made))
     if result.tuning:
         say(result.tuning.summary)
+    if result.retraining:
+        say(result.retraining.summary)
     if result.coverage:
         say(result.coverage)
 

@@ -70,24 +70,25 @@ class Menu:
     losses: tuple[float, ...]
 
 
-def plain(shape: tuple[int, ...], mixed: bool = True) -> tuple[str, ...]:
+def plain(shape: tuple[int, ...], mixed: bool = True, trellis: bool = True) -> tuple[str, ...]:
     """The formats of one width for a tensor, as many for any.
 
     A trellis clips a single huge weight, on which a model may depend (down projections have such), unless a text has
     shown that its column matters. So without mixtures it is not offered.
     """
-    if matrix_shape(shape)[0] >= LONG and mixed:
+    if matrix_shape(shape)[0] >= LONG and mixed and trellis:
         return (*(f"{width} {TRELLIS_SCALINGS[0]}" for width in TRELLIS), WIDEST)
     return (*(f"{width} {LLOYD_SCALING}" for width in LLOYD), WIDEST)
 
 
-def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = True) -> Menu:
+def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = True, trellis: bool = True) -> Menu:
     """The choices for a tensor.
 
     Args:
         tensor: the tensor.
         importance: of its weights, in nats per token per squared weight.
         mixed: offer mixtures of widths.
+        trellis: offer trellis codes, which cannot follow weights that learn.
     """
     shape = tuple(tensor.shape)
     rows, columns = matrix_shape(shape)
@@ -97,7 +98,7 @@ def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = Tru
     # In the order of need, so that blocks hold the columns they will hold.
     ordered, known = matrix[:, order], Importance(importance.row, importance.column[order])
     losses: dict[str, float] = {}
-    if rows >= LONG and mixed:
+    if rows >= LONG and mixed and trellis:
         for scaling in TRELLIS_SCALINGS:
             errors = 0.5 * np.outer(trellis_distortions(ordered, scaling), needs[order].numpy())
             losses |= _offers(TRELLIS, scaling, errors, shape, mixed)
@@ -105,7 +106,7 @@ def menu(tensor: Float[Tensor, "..."], importance: Importance, mixed: bool = Tru
         errors = np.stack([_column_losses(f"{width} {LLOYD_SCALING}", ordered, known) for width in LLOYD])
         losses |= _offers(LLOYD, LLOYD_SCALING, errors, shape, mixed)
     losses[WIDEST] = float(_column_losses(WIDEST, ordered, known).sum())
-    formats = tuple(dict.fromkeys([*plain(shape, mixed), *losses]))
+    formats = tuple(dict.fromkeys([*plain(shape, mixed, trellis), *losses]))
     sizes = tuple(Format.parse(text).stored_bits(shape) for text in formats)
     return Menu(formats, sizes, tuple(losses[text] for text in formats))
 

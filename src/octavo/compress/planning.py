@@ -55,6 +55,7 @@ class Subject:
         sensitivity: how much they matter.
         jobs: tensors worked on at once, as far as together they are no larger than the largest.
         progress: told how far it is.
+        learning: whether the weights are going to be trained in their formats, which have to be scalars then.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +63,7 @@ class Subject:
     sensitivity: Sensitivity
     jobs: int
     progress: Progress
+    learning: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -155,7 +157,12 @@ def _entry_bytes(name: str) -> int:
 
 
 def file_plan(subject: Subject, budget: int) -> Plan:
-    """The best plan for a budget of stored bits: water-filled grids, unless something simpler should lose less."""
+    """The best plan for a budget of stored bits: water-filled grids, unless something simpler should lose less.
+
+    Codes of grids cannot follow weights that learn: then widths are fixed.
+    """
+    if subject.learning:
+        return fixed_width_plan(subject, budget, "file")
     if budget <= GRID_LIMIT * subject.selection.counted:
         return water_filled_plan(subject, budget)
     fixed = fixed_width_plan(subject, budget, "file")
@@ -215,7 +222,7 @@ def menus_of(subject: Subject) -> list[Menu]:
     """What each tensor may be stored as at fixed width; the longest part of such a plan, and alike for all budgets."""
 
     def menu_of(name: str) -> Menu:
-        return menu(*subject.read(name), mixed=subject.calibrated)
+        return menu(*subject.read(name), mixed=subject.calibrated, trellis=not subject.learning)
 
     return list(subject.map(menu_of, "trying formats"))
 
@@ -241,7 +248,8 @@ def fixed_width_plan(subject: Subject, budget: int, budget_of: BudgetOf, menus: 
         return 8 * _entry_bytes(name) * _entries(format) if in_file else 0
 
     # Before the formats are tried, which takes long.
-    plainest = {name: plain(selection.shapes[name], subject.calibrated) for name in names}
+    trellis = not subject.learning
+    plainest = {name: plain(selection.shapes[name], subject.calibrated, trellis) for name in names}
     offered = {name: [Format.parse(text) for text in texts] for name, texts in plainest.items()}
     check_possible([[f.stored_bits(selection.shapes[n]) + entries_bits(n, f) for f in offered[n]] for n in names], left)
     menus = menus_of(subject) if menus is None else menus

@@ -15,6 +15,7 @@ from torch import Tensor
 from octavo.base.errors import BudgetError, OutputError, about
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter, open_checkpoint
+from octavo.checkpoints.quantized import described, quantization_config
 from octavo.compress.effort import effort_of
 from octavo.compress.plan import BudgetOf, Plan, PlanEntry
 from octavo.compress.planning import (
@@ -27,6 +28,7 @@ from octavo.compress.planning import (
     header_bits,
 )
 from octavo.compress.remembering import forget, partial_path, remembered_sensitivity
+from octavo.compress.retraining import RETRAINING, Retrainer, Retraining
 from octavo.compress.rounding.feedback_pass import FeedbackPass
 from octavo.compress.selection import Selection, select
 from octavo.compress.sensitivity import Sensitivity
@@ -36,7 +38,6 @@ from octavo.compress.tuning import Tuner, Tuning, tuner
 from octavo.formats import Format, entropy_coded
 from octavo.formats.tensor import QuantizedTensor
 
-VERSION = 1
 TUNING = "tuning.json"
 """File in the output that says what tuning did."""
 
@@ -54,6 +55,7 @@ class CompressionResult:
         seconds: time from the start of this run.
         coverage: what calibration did not see, None if it saw everything.
         tuning: what fine-tuning did, None if none was asked for.
+        retraining: what training the weights did, None if none was asked for.
     """
 
     plan: Plan
@@ -64,6 +66,7 @@ class CompressionResult:
     seconds: float
     coverage: str | None
     tuning: Tuning | None
+    retraining: Retraining | None = None
 
 
 def plan(
@@ -80,10 +83,14 @@ def plan(
     exclude: Sequence[str] = (),
     jobs: int | None = None,
     device: str = "cpu",
+    learning: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Plan:
-    """The plan for a budget, or for a fixed format. The arguments are those of `compress`."""
+    """The plan for a budget, or for a fixed format. The arguments are those of `compress`.
+
+    With `learning`, the plan is one whose formats can follow weights that learn: what a retrainer asks for.
+    """
     checkpoint = open_checkpoint(source)
     selection = select(checkpoint, include, exclude)
     if format is not None:
@@ -93,7 +100,7 @@ def plan(
     known = remembered_sensitivity(
         source, checkpoint, None, kind, calibration, seed, device, progress, preset.feedback, preset.text
     )
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, learning)
     return _plan(subject, bits, bytes, format, budget_of)
 
 
@@ -115,6 +122,7 @@ def compress(
     plan: Plan | None = None,
     transform: Transform | None = None,
     tune: float | None = None,
+    retrainer: Retrainer | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> CompressionResult:
@@ -145,11 +153,13 @@ def compress(
             model's tensors, whose embedding and head are no longer one.
         tune: minutes of fine-tuning at the end: codes stay; scales, codebooks, steps, norm gains and biases are moved
             towards the original's predictions on the calibration text, in their own dtypes, so that sizes stay.
+        retrainer: trains the weights themselves at the end, in formats of fixed width
+            (octavo.training.precision.retraining makes one); not together with `tune`.
         seed: of the calibration's random choices.
         progress: told how far it is.
 
     Raises:
-        BudgetError: no plan meets the budget, or `tune` is no time.
+        BudgetError: no plan meets the budget, `tune` is no time, or there is a retrainer besides.
         CheckpointError, FormatError, ModelError, OutputError: the input or the output is unusable; see each.
         OctavoError: learning a transform diverged.
     """
@@ -158,6 +168,8 @@ def compress(
         raise BudgetError("give exactly one of bits, bytes, format and plan", "for instance bits=3.0")
     if format is not None:
         Format.parse(format)
+    if tune is not None and retrainer is not None:
+        raise BudgetError("tuning and training exclude each other", "choose one")
     preset = effort_of(effort)
     out = Path(out)
     if out.exists() and not partial_path(out).exists():
@@ -171,6 +183,11 @@ def compress(
     kind = preset.sensitivity if sensitivity is None else sensitivity
     asked = bits, bytes, format, plan and plan.to_json(), budget_of, include, exclude, seed, effort
     settings = [str(value) for value in asked]
+    if retrainer is not None:
+        settings.append("learning")  # another plan comes of the same budget
+        given = [] if format is None else [format]
+        given += [] if plan is None else [entry.format for entry in plan.entries]
+        retrainer.check(source, [Format.parse(text) for text in given])
     request = hashlib.sha256(json.dumps([checkpoint.fingerprint, *settings]).encode()).hexdigest()
     feedback = preset.feedback if plan is None else bool(plan.fed_back)
     tuning = None
@@ -179,10 +196,10 @@ def compress(
     known = remembered_sensitivity(
         source, checkpoint, out, kind, calibration, seed, device, progress, feedback, preset.text
     )
-    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress)
+    subject = Subject(checkpoint, selection, known, jobs or default_jobs(), progress, retrainer is not None)
     made = plan if plan is not None else _plan(subject, bits, bytes, format, budget_of)
     made = replace(_checked(made, selection), transform=None if transform is None else asdict(transform))
-    run = _Run(subject, source, out, request, device, tuning, start)
+    run = _Run(subject, source, out, request, device, tuning, retrainer, start)
     for _ in range(4):
         result = run.carry_out(made)
         if isinstance(result, CompressionResult):
@@ -224,6 +241,7 @@ class _Run:
         request: hash of everything that was asked for.
         device: where the model runs for error feedback.
         tuner: fine-tunes at the end, if that was asked for.
+        retrainer: trains at the end, if that was asked for.
         start: when the run began, by the monotonic clock.
     """
 
@@ -233,6 +251,7 @@ class _Run:
     request: str
     device: str
     tuner: Tuner | None
+    retrainer: Retrainer | None
     start: float
 
     def carry_out(self, plan: Plan) -> CompressionResult | Plan:
@@ -270,16 +289,11 @@ class _Run:
             else:
                 made = plan
             tensors = {
-                name: {
-                    "format": str(format),
-                    "shape": list(subject.selection.shapes[name]),
-                    "dtype": str(checkpoint.entry(name).dtype).removeprefix("torch."),
-                }
+                name: described(format, subject.selection.shapes[name], checkpoint.entry(name).dtype)
                 for name, format in formats.items()
             }
             # What else a source says about itself, such as how its layers' inputs are to be rounded, stays true.
-            quantization = {**(checkpoint.quantization or {}), "quant_method": "octavo", "version": VERSION}
-            quantization["tensors"] = tensors
+            quantization = {**(checkpoint.quantization or {}), **quantization_config(tensors)}
             excess = _excess(plan, writer, subject)
             if excess > 0 and plan.step is not None:
                 return _coarser(plan, excess)
@@ -287,13 +301,20 @@ class _Run:
             files = {"plan.json": made.to_json()}
             if self.tuner is not None and not writer.finished:
                 files[TUNING] = self.tuner.run(writer, formats).to_json()
+            if self.retrainer is not None and not writer.finished:
+                excluded = subject.selection.excluded
+                files[RETRAINING] = self.retrainer.run(self.source, checkpoint, excluded, writer, formats).to_json()
             writer.finish({**checkpoint.config, "quantization_config": quantization}, checkpoint.sidecars, files)
         result = _result(subject, made, out, self.start)
         # Who tunes or not works on the same pieces, and a run killed at its very end may have been the other.
-        if (result.tuning is None) != (self.tuner is None):
-            raise OutputError(
-                f"{out} was finished {'without' if self.tuner else 'with'} tuning", "remove it or choose another OUT"
-            )
+        for what, found, asked in (
+            ("tuning", result.tuning, self.tuner),
+            ("training", result.retraining, self.retrainer),
+        ):
+            if (found is None) != (asked is None):
+                raise OutputError(
+                    f"{out} was finished {'without' if asked else 'with'} {what}", "remove it or choose another OUT"
+                )
         return result
 
 
@@ -339,7 +360,7 @@ def _coarser(plan: Plan, excess: int) -> Plan:
 
 def _result(subject: Subject, plan: Plan, out: Path, start: float) -> CompressionResult:
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    tuning = out / TUNING
+    tuning, retraining = out / TUNING, out / RETRAINING
     resident = plan.kept_bits + sum(entry.resident_bits * prod(entry.shape) for entry in plan.entries)
     return CompressionResult(
         plan,
@@ -350,4 +371,5 @@ def _result(subject: Subject, plan: Plan, out: Path, start: float) -> Compressio
         time.monotonic() - start,
         subject.sensitivity.coverage,
         Tuning.from_json(tuning.read_text()) if tuning.exists() else None,
+        Retraining.from_json(retraining.read_text()) if retraining.exists() else None,
     )

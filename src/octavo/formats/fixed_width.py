@@ -114,9 +114,15 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
 
 
 def scales_and_codebook(
-    element: Element, scaling: Scaling, matrix: Float[Tensor, "rows columns"], importance: Importance | None
+    element: Element,
+    scaling: Scaling,
+    matrix: Float[Tensor, "rows columns"],
+    importance: Importance | None,
+    mass: Float[Tensor, "rows columns"] | None = None,
 ) -> tuple[dict[str, Tensor], Float32[Tensor, " levels"]]:
     """The stored scales (parts "scales" and, for two-level types, "scale") and the codebook.
+
+    `mass` is what each weight counts in the fit of the codebook, on top of its importance.
 
     A codebook that is fitted to searched scales is fitted three times: to the base scales, so that there is something
     to search with, to the scales found, and to the scales as they are stored.
@@ -133,7 +139,7 @@ def scales_and_codebook(
         scales, level = settled_scales(matrix, scales, codebook_values(start), scaling, importance, tried)
     stored = stored_scales(scales, level, scaling)
     if codebook is None:
-        codebook = _fitted(element, scaling, matrix, used_scales(scaling, stored), importance)
+        codebook = _fitted(element, scaling, matrix, used_scales(scaling, stored), importance, mass)
     return stored, codebook
 
 
@@ -143,7 +149,12 @@ def used_scales(scaling: Scaling, parts: Mapping[str, Tensor]) -> Float32[Tensor
 
 
 def _fitted(
-    element: Element, scaling: Scaling, matrix: Tensor, scales: Tensor, importance: Importance | None
+    element: Element,
+    scaling: Scaling,
+    matrix: Tensor,
+    scales: Tensor,
+    importance: Importance | None,
+    own: Tensor | None = None,
 ) -> Tensor:
     """A codebook fitted to (a sample of) the weights in units of their scales, squared errors in those of weights."""
     rows, columns = matrix.shape
@@ -159,5 +170,7 @@ def _fitted(
     mass = scale.square()
     if importance is not None:
         mass = mass * importance.row[row] * importance.column[column]
-    plain = scales.numel() == 1 and importance is None
+    if own is not None:
+        mass = mass * own.reshape(-1)[index]
+    plain = scales.numel() == 1 and importance is None and own is None
     return element.fit(values, None if plain else mass, scaling.base, scaling.block).to(matrix.device)

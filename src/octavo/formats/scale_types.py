@@ -81,16 +81,21 @@ class ScaleType:
         Raises:
             FormatError: a scale is too large for the dtype.
         """
+        if level is None and bool((scales.abs() > torch.finfo(self.dtype).max).any()):
+            raise FormatError(f"a scale is too large for {self.name}", "store the scales as bf16 or fp32")
+        return self.saturated(scales, level, up)
+
+    def saturated(
+        self, scales: Float32[Tensor, "rows blocks"], level: Float32[Tensor, " second"] | None, up: bool
+    ) -> Shaped[Tensor, "rows blocks"]:
+        """`encode`, but a scale that is too large becomes the largest: on a GPU, looking would make the host wait."""
         if self.is_log_grid:
             assert level is not None
             return self._encode_log(scales, level, up)
         if level is not None:
             scales = torch.where(level > 0, scales / level, 0.0)
         limit = torch.finfo(self.dtype).max
-        if level is not None:
-            scales = scales.clamp(-limit, limit)
-        elif bool((scales.abs() > limit).any()):
-            raise FormatError(f"a scale is too large for {self.name}", "store the scales as bf16 or fp32")
+        scales = scales.clamp(-limit, limit)
         if self.name == "e8m0":
             return _encode_e8m0(scales, up)
         stored = scales.to(self.dtype)

@@ -125,15 +125,21 @@ def block_statistic(matrix: Float[Tensor, "rows columns"], scaling: Scaling) -> 
     Raises:
         FormatError: a weight is NaN or infinite.
     """
-    rows, columns = matrix.shape
-    run = scaling.run(columns)
-    base = scaling.base
-    found = torch.cat([_of_blocks(matrix[part], run, base) for part in row_ranges(rows, columns)])
-    if scaling.granularity == "tensor":
-        found = _of_rows(found, base)
+    found = unchecked_statistic(matrix, scaling)
     if not bool(found.isfinite().all()):
         raise FormatError(*_not_finite(matrix))
     return found
+
+
+def unchecked_statistic(matrix: Float[Tensor, "rows columns"], scaling: Scaling) -> Float32[Tensor, "_ _"]:
+    """The same, not finite where a weight is not: on a GPU, looking would make the host wait."""
+    rows, columns = matrix.shape
+    run = scaling.run(columns)
+    base = scaling.base
+    # Groups that stay in the cache are a processor's need; a GPU wants few launches.
+    parts = row_ranges(rows, columns) if matrix.device.type == "cpu" else [slice(0, rows)]
+    found = torch.cat([_of_blocks(matrix[part], run, base) for part in parts])
+    return _of_rows(found, base) if scaling.granularity == "tensor" else found
 
 
 def _of_blocks(matrix: Tensor, run: int, base: str) -> Tensor:

@@ -15,6 +15,9 @@ from octavo.base.errors import ModelError
 from octavo.base.progress import SILENT, Progress
 from octavo.checkpoints import CheckpointWriter
 from octavo.checkpoints.dtypes import plain_name
+from octavo.checkpoints.quantized import described as quantized_entry
+from octavo.checkpoints.quantized import quantization_config
+from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.rotary import LinearScaling, Llama3Scaling, Rotary, YarnScaling
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.transformer import Transformer
@@ -57,7 +60,7 @@ def save_huggingface(
 
 
 def write_huggingface(
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor | QuantizedTensor]],
     config: DecoderConfig,
     tokenizer: Tokenizer | None,
     directory: str | Path,
@@ -65,7 +68,7 @@ def write_huggingface(
     dtype: torch.dtype = torch.float32,
     progress: Progress = SILENT,
 ) -> None:
-    """The same from tensors by their names, of which one at a time is in memory."""
+    """The same from tensors by their names, of which one at a time is in memory; quantized ones are written as such."""
     described = huggingface_config(config) | {"dtype": plain_name(dtype)}
     files: dict[str, str] = {}
     if tokenizer is not None:
@@ -78,8 +81,15 @@ def write_huggingface(
         files["tokenizer_config.json"] = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     # Unlike a compression, a save is not gone on with: its key is of this one alone.
     with CheckpointWriter(directory, uuid.uuid4().hex, progress=progress) as writer:
+        quantized = {}
         for name, tensor in tensors:
-            writer.write(name, {"": tensor.detach().to(dtype)})
+            if isinstance(tensor, QuantizedTensor):
+                writer.write(name, tensor.parts)
+                quantized[name] = quantized_entry(tensor.format, tensor.shape, dtype)
+            else:
+                writer.write(name, {"": tensor.detach().to(dtype)})
+        if quantized:
+            described["quantization_config"] = quantization_config(quantized)
         writer.finish(described, files=files)
 
 

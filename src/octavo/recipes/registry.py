@@ -22,7 +22,13 @@ class Entry:
         return importlib.import_module(self.module).cook
 
 
-RECIPES = {
+RECIPES: dict[str, Entry] = {
+    "one-bit": Entry(
+        "octavo.recipes.one_bit", "in the same memory, many weights of one bit beat few of more", "2602.15563"
+    ),
+    "precision-law": Entry(
+        "octavo.recipes.precision_law", "a weight of P bits counts as 1 − e^(−P/γ) of one", "2602.15563"
+    ),
     "overtraining": Entry(
         "octavo.recipes.overtraining", "the longer the pretraining, the more a change hurts", "2503.19206"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
@@ -12,8 +12,15 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError
 from octavo.calibrate.running import logits, predicts_next
-from octavo.compress.tuning.student import Student
 from octavo.measure.divergence import compare, summarize
+
+
+class Judged(Protocol):
+    """A model that is being changed."""
+
+    def as_stored(self) -> contextlib.AbstractContextManager[Any]:
+        """Within, the model is the one that would be read back from the file."""
+        ...
 
 
 class HeldOut:
@@ -29,7 +36,7 @@ class HeldOut:
         self._outputs: list[Any] = []
 
     @torch.no_grad()
-    def divergence(self, student: Student) -> float:
+    def divergence(self, student: Judged) -> float:
         """KL(original ‖ compressed) in nats per token, of the model that would be read back from the file.
 
         Infinite where that model's logits are not finite.

@@ -330,7 +330,7 @@ class Product:
 
     def suits_many(self, arithmetic: Arithmetic) -> bool:
         """Whether any number of inputs is multiplied as fast as by a dense matrix, each as if it were alone."""
-        return self._device.type == "cpu" and not cpu.MISSING and self._native.suits_many(arithmetic)
+        return plain_backend(self._some) is cpu and self._native.suits_many(arithmetic)
 
     def take(self, index: Int64[Tensor, " count"]) -> Float32[Tensor, "count {self.columns}"] | None:
         """Rows of the matrix, in float32; None where neither C++ nor Triton is there to cut them out.

@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from packed_directory import pack
 from tiny_decoders import make
 
+from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import CapacityError, ModelError
-from octavo.decoding import engine as engine_module
 from octavo.decoding.engine import Emitted, Engine
 from octavo.decoding.sampling import Sampling
+from octavo.formats.format import Format
+from octavo.hub.stored import open_stored
+from octavo.models import decoder_step
 from octavo.models.decoder import Decoder
+from octavo.models.decoder_loading import load_decoder
 
 PROMPTS = ([5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22], [30, 31])
 SAMPLINGS = (
@@ -36,7 +41,8 @@ def decoder(pair: tuple[Any, Decoder]) -> Decoder:
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "CHUNK", 5)
+    monkeypatch.setattr(decoder_step, "CHUNK", 5)
+    monkeypatch.setattr(decoder_step, "WHOLE", 5)
 
 
 def run(engine: Engine, steps: int = 200) -> dict[int, list[Emitted]]:
@@ -63,7 +69,7 @@ def test_greedy_tokens_are_those_of_transformers(pair: tuple[Any, Decoder]) -> N
         assert alone(decoder, prompt, Sampling()) == expected[0, len(prompt) :].tolist()
 
 
-def test_company_changes_nothing(decoder: Decoder) -> None:
+def check_company(decoder: Decoder) -> None:
     engine = Engine(decoder, 4, 64)
     found: dict[int, list[int]] = {}
     # One request comes each other step, so that prompts are read between tokens of others.
@@ -78,6 +84,18 @@ def test_company_changes_nothing(decoder: Decoder) -> None:
     assert len(slots) == 4
     for slot, (prompt, sampling) in slots.items():
         assert found[slot] == alone(decoder, prompt, sampling)
+
+
+def test_company_changes_nothing(decoder: Decoder) -> None:
+    check_company(decoder)
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "int8"])
+@pytest.mark.parametrize("fmt", ["int@4 b32 absmax:bf16", "trellis@3 channel rms:u8"])
+def test_company_changes_nothing_of_packed_models(fmt: str, arithmetic: Arithmetic, tmp_path: Path) -> None:
+    make("smollm2", tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed", Format.parse(fmt))
+    check_company(load_decoder(open_stored(tmp_path / "packed"), arithmetic=arithmetic))
 
 
 def test_a_slot_forgets_what_was_there(decoder: Decoder) -> None:

@@ -1,10 +1,10 @@
 """Many requests over one model: each step makes a token for all that have read their prompts, and reads on in others.
 
-Prompts are read in pieces that begin at multiples of `CHUNK`, as many a step as have no more tokens than a piece
-together, so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each
-other. What a request gets does not depend on its company: its generator is its own, and in a step on the CPU no row
-knows the others: products with weights and all between them are computed row by row, to the last bit. (Formats without
-a product of their own are made dense piece by piece, and may round differently for another number of rows.)
+Prompts are read in pieces of `DecodingStep.chunk` tokens, as many a step as have no more tokens than a piece together, so
+that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each other. What a
+request gets does not depend on its company: its generator is its own, and in a step on the CPU no row knows the others:
+products with weights and all between them are computed row by row, to the last bit. (Formats without a product of their
+own are made dense piece by piece, and may round differently for another number of rows.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from octavo.base.errors import CapacityError, ModelError
 from octavo.base.threads import on_one_thread
 from octavo.decoding.sampling import Sampler, Sampling
 from octavo.models.decoder import Decoder, check_tokens
-from octavo.models.decoder_step import CHUNK, DecodingStep
+from octavo.models.decoder_step import DecodingStep
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,15 @@ class Engine:
             ModelError: the model's logits are not finite.
         """
         read = {slot: [request.last] for slot, request in self._requests.items() if request.last is not None}
-        room = CHUNK
+        room = whole = self._step.chunk
         for slot, request in self._requests.items():
             if request.last is not None:
                 continue
-            chunk = request.unread[:CHUNK]
+            chunk = request.unread[:whole]
             if len(chunk) > room:
                 break
             room -= len(chunk)
-            request.unread = request.unread[CHUNK:]
+            request.unread = request.unread[whole:]
             read[slot] = chunk
         if not read:
             return []

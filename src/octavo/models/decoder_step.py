@@ -23,7 +23,10 @@ from octavo.models.decoder_config import DecoderConfig
 from octavo.models.static_cache import StaticCache
 
 CHUNK = 256
-"""Tokens of prompts that are read at once."""
+"""Tokens of prompts that are read at once, as rows of a step."""
+
+WHOLE = 512
+"""Tokens of a prompt that are read at once by itself: weights are made dense once for all of them."""
 
 NEAR = 512
 """Tokens up to which attention is computed row by row; the more, the better large products of many rows do."""
@@ -58,14 +61,18 @@ class DecodingStep:
     Args:
         decoder: the model.
         cache: of the model; its slots' lengths grow by one with each token.
+
+    Attributes:
+        chunk: tokens of prompts that are best read at once.
     """
 
     def __init__(self, decoder: Decoder, cache: StaticCache) -> None:
         self.decoder, self.cache = decoder, cache
+        self.chunk = CHUNK if decoder.joins else WHOLE
         self._prepared: list[kernels.Prepared] | None = None
         self._rows = 0
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
-            self._rows = cache.slots + (CHUNK if decoder.joins else 0)
+            self._rows = cache.slots + (self.chunk if decoder.joins else 0)
             self._buffers = _Buffers.of(decoder.config, self._rows, cache.slots)
             self._slots, self._positions = torch.zeros(2, self._rows, dtype=torch.int64).unbind()
             self._prepared = self._operations()
@@ -134,13 +141,13 @@ class DecodingStep:
             ModelError: as of `read`.
         """
         logits = torch.empty(0)
-        for start in range(0, len(tokens), CHUNK):
-            logits = self.read([tokens[start : start + CHUNK]], [slot])[0]
+        for start in range(0, len(tokens), self.chunk):
+            logits = self.read([tokens[start : start + self.chunk]], [slot])[0]
         return logits
 
     def _joined(self, tokens: Sequence[int], slot: int) -> bool:
         """Whether tokens are rows among others, which does not depend on these."""
-        prompts = self.decoder.joins and len(tokens) <= CHUNK and self.cache.lengths[slot] <= NEAR
+        prompts = self.decoder.joins and len(tokens) <= self.chunk and self.cache.lengths[slot] <= NEAR
         return self._prepared is not None and (len(tokens) == 1 or prompts)
 
     def _read_together(

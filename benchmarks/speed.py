@@ -5,8 +5,8 @@ take turns, so that what else the machine does falls on all of them; figures are
 called through its C interface, and its files have the mixtures of types that its own tool makes; both sides quantize
 embedding and head. Bits are those of all weights in memory.
 
-Where llama.cpp's kernels for AMX crash on prompts, as 0.3.36 built by GCC 12 does, build it without (CMAKE_ARGS with
-`-mno-amx-tile -mno-amx-int8` in CMAKE_C_FLAGS and CMAKE_CXX_FLAGS), or let it read prompts token by token.
+Where llama.cpp's kernels for AMX crash on prompts, as 0.3.36 built by GCC 12 does, build it by clang (CC=clang
+CXX=clang++), or let it read prompts token by token.
 
     pip install -e ".[peers]"            # llama.cpp is built from source
     python benchmarks/speed.py           # about ten minutes

@@ -1,10 +1,10 @@
 """Many requests over one model: each step makes a token for all that have read their prompts, and reads on in others.
 
-Prompts are read in pieces of `DecodingStep.chunk` tokens, as many a step as have no more tokens than a piece together, so
-that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each other. What a
-request gets does not depend on its company: its generator is its own, and in a step on the CPU no row knows the others:
-products with weights and all between them are computed row by row, to the last bit. (Formats without a product of their
-own are made dense piece by piece, and may round differently for another number of rows.)
+Prompts are read in pieces of `DecodingStep.chunk` tokens, as many a step as have no more tokens than a piece together,
+so that a long one holds up the others for no longer than a piece takes, and short ones do not wait for each other. What
+a request gets does not depend on its company: its generator is its own, and in a step on the CPU no row knows the
+others: products with weights and all between them are computed row by row, to the last bit. (Formats without a product
+of their own are made dense piece by piece, and may round differently for another number of rows.)
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_layers_use_it_without_knowing(generator: torch.Generator, monkeypatch: 
     quantized = Format.parse("cbrt-t(df=5)@3 b64 absmax:bf16").quantize(torch.randn(50, 13, generator=generator))
     dense = quantized.dequantize()
     linear, embedding = torch.nn.Linear(13, 50), torch.nn.Embedding(50, 13, padding_idx=3)
-    inputs, few = torch.randn(20, 13, generator=generator), torch.randn(2, 2, 13, generator=generator)
+    inputs, few = torch.randn(70, 13, generator=generator), torch.randn(2, 2, 13, generator=generator)
     tokens = torch.tensor([[1, 3, 49], [1, 0, 7]])
     expected = torch.nn.functional.linear(inputs, dense, linear.bias), dense[tokens]
     for layer in (linear, embedding):

@@ -236,8 +236,6 @@ def _attend(
     cache.write(layer, piece.slot, piece.start, keys, values)
     if piece.start:
         keys, values = (each.to(queries.dtype) for each in cache.read(layer, piece.slot, piece.stop))
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        mask = mask[None]
     return attend(queries[None], keys[None], values[None], mask)[0]
 
 

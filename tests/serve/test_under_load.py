@@ -142,7 +142,8 @@ def test_a_slow_reader_holds_up_nobody_and_loses_nothing(serve: Start) -> None:
 
 
 def test_a_failing_engine_is_told_to_everyone(serve: Start, caplog: pytest.LogCaptureFixture) -> None:
-    engine = HashEngine(slots=2)
+    # So slow that its answer is not at an end before it fails.
+    engine = HashEngine(slots=2, delay=0.001)
     running = serve(engine)
     client = running.client()
     stream = iter(client.completions.create(model=NAME, prompt="abc", max_tokens=4000, temperature=0, stream=True))

@@ -83,8 +83,8 @@ void check(const Problem& problem, std::size_t batch) {
         const octavo::Inputs inputs{half ? static_cast<const void*>(narrow) : wide,
                                     half ? octavo::Kind::bfloat16 : octavo::Kind::float32, batch, problem.columns};
         float *plain = guarded<float>(results), *fast = guarded<float>(results);
-        octavo::multiply(problem.parts, inputs, problem.rows, {plain, problem.rows, nullptr}, 1, octavo::Arithmetic::portable);
-        octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, 2, octavo::Arithmetic::bytes);
+        octavo::multiply({{problem.parts, problem.rows, {plain, problem.rows, nullptr}}}, inputs, 1, octavo::Arithmetic::portable);
+        octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, 2, octavo::Arithmetic::bytes);
         double error = 0, size = 1e-6;
         for (std::size_t i = 0; i < results; ++i) {
             error += (fast[i] - plain[i]) * static_cast<double>(fast[i] - plain[i]);
@@ -102,7 +102,7 @@ void check(const Problem& problem, std::size_t batch) {
             if (!(std::fabs(plain[r] - sum) <= 1e-4 * sizes)) fail("a row", plain[r], sum);
         }
         for (const std::size_t threads : {1, 3}) {
-            octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, threads, octavo::Arithmetic::exact);
+            octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, threads, octavo::Arithmetic::exact);
             for (std::size_t i = 0; i < results; ++i)
                 if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
         }

@@ -75,7 +75,7 @@ public:
             present_.push_back(static_cast<std::uint16_t>((1u << (last - first + 1)) - 1));
         }
         lanes_.first = first_.data(), lanes_.present = present_.data(), lanes_.place = place_.data();
-        tiles_ = {packed, lanes_.row_bytes, taken.count, width, slice_of(scales), signed_values_, scales};
+        tiles_ = tile_codes(packed, lanes_.row_bytes, taken.count, width, signed_values_, scales);
     }
 
     Order order(Kind kind, Arithmetic arithmetic) const override {

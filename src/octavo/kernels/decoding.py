@@ -114,8 +114,10 @@ def attend(
 def together(operations: Iterable[Prepared]) -> list[Prepared]:
     """The same in their order, but those in C++ that follow each other as one."""
     found: list[Prepared] = []
-    for native, group in groupby(operations, lambda operation: isinstance(operation, cpu.Operation)):
-        found += [cpu.sequence([each for each in group if isinstance(each, cpu.Operation)])] if native else group
+    for _, group in groupby(operations, lambda operation: isinstance(operation, cpu.Operation)):
+        alike = [*group]
+        native = [operation for operation in alike if isinstance(operation, cpu.Operation)]
+        found += [cpu.sequence(native)] if native else alike
     return found
 
 

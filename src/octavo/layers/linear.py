@@ -149,7 +149,11 @@ def stacked(pieces: list[Weight]) -> tuple[Weight, ...]:
     return tuple(found)
 
 
+def tensors_of(weight: Weight) -> list[Tensor]:
+    """The tensors that a weight is."""
+    return [weight] if isinstance(weight, Tensor) else [*weight.parts.values()]
+
+
 def nbytes(weight: Weight) -> int:
     """Bytes that a weight takes."""
-    parts = [weight] if isinstance(weight, Tensor) else weight.parts.values()
-    return sum(part.nbytes for part in parts)
+    return sum(part.nbytes for part in tensors_of(weight))

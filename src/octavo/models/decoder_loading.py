@@ -11,10 +11,11 @@ from torch import Tensor
 
 from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import CheckpointError, ModelError
+from octavo.base.huge_pages import use_huge_pages
 from octavo.base.memory import give_back_memory
 from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.embedding import Embedding
-from octavo.layers.linear import Linear, Weight, stacked
+from octavo.layers.linear import Linear, Weight, stacked, tensors_of
 from octavo.models.decoder import Decoder, Layer
 from octavo.models.decoder_config import ORIGINAL, DecoderConfig
 from octavo.models.decoder_names import from_huggingface, to_huggingface
@@ -96,6 +97,10 @@ def load_decoder(
     tied = config.tied and to_huggingface("head.weight") not in weights.names
     head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),), arithmetic=arithmetic)
     reader.check_all_read()
+    if reader.device.type == "cpu":
+        linears = [each for layer in layers for each in (layer.attention, layer.output, layer.inner, layer.down)]
+        weights_read = [embedding, *(piece for linear in (*linears, head) for piece in linear.pieces)]
+        use_huge_pages({part.data_ptr(): part for weight in weights_read for part in tensors_of(weight)}.values())
     prompt_dtype = torch.bfloat16 if arithmetic == "int8" else dtype
     return Decoder(config, Embedding(embedding), tuple(layers), norm, head, dtype, prompt_dtype, torch.device(device))
 

@@ -94,9 +94,15 @@ public:
         return order == Order::narrow_lanes ? codes / 2 : codes;
     }
 
+    bool arranges_like(const Part& part, Order order) const override {
+        const auto* const other = dynamic_cast<const LanesPart*>(&part);
+        return order == Order::tiles && other != nullptr && taken.columns == other->taken.columns &&
+               taken.factors == other->taken.factors && tiles_arrange_like(tiles_, other->tiles_);
+    }
+
     void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const override {
         if (order != Order::tiles) return Part::arrange_group(plain, vectors, room, order, out);
-        tiles_arrange(tiles_, byte_values_.unit, plain, pitch(Order::plain), vectors, room, out);
+        tiles_arrange(tiles_, plain, pitch(Order::plain), vectors, room, out);
     }
 
     void arrange(const float* plain, Order order, float* out) const override {
@@ -109,7 +115,7 @@ public:
     void add(const Task& task) const override {
         if (task.order == Order::plain) return RowPart::add(task);
         if (task.order == Order::byte_lanes) return bytes_add(lanes_, task);
-        if (task.order == Order::tiles) return tiles_add(tiles_, task);
+        if (task.order == Order::tiles) return tiles_add(tiles_, byte_values_.unit, task);
         lanes_add(lanes_, task);
     }
 

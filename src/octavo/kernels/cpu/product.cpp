@@ -1,7 +1,6 @@
 #include "product.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstring>
 
@@ -40,6 +39,7 @@ struct Staged {
     const Part* part;
     Order order;
     std::size_t prepared, inputs, pitch;  // where they lie in the memory of a call
+    bool arranged;                        // for a part before
 };
 
 // Memory of a thread, kept from call to call, that begins with a line of the cache.
@@ -75,6 +75,8 @@ void Part::arrange_group(const float* plain, std::size_t vectors, std::size_t, O
 void Part::arrange(const float* plain, Order order, float* out) const {
     std::copy(plain, plain + pitch(order), out);
 }
+
+bool Part::arranges_like(const Part&, Order) const { return false; }
 
 std::size_t Part::prepared() const { return 0; }
 
@@ -135,10 +137,14 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
         for (const auto& part : matrix.parts) {
             const Order order = part->order(inputs.kind, arithmetic);
             const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
-            staged.push_back({part.get(), order, size, size + prepared, pitch});
-            size += prepared + pitch * groups * room;
+            const auto like = std::find_if(staged.begin(), staged.end(), [&](const Staged& each) {
+                return each.order == order && part->arranges_like(*each.part, order);
+            });
+            const bool arranged = like != staged.end();
+            staged.push_back({part.get(), order, size, arranged ? like->inputs : size + prepared, pitch, arranged});
+            size += prepared + (arranged ? 0 : pitch * groups * room);
             widest = std::max(widest, part->pitch(Order::plain));
-            taken += part->taken.count;
+            taken += arranged ? 0 : part->taken.count;
             work += part->weights() * batch;
             lanes |= in_lanes(order);
             tiled |= order == Order::tiles;
@@ -154,6 +160,7 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
         float* const plain = memory_of(kept_plain, room * widest);
         for (std::size_t group = first; group < last; ++group)
             for (const Staged& each : staged) {
+                if (each.arranged) continue;
                 const std::size_t begin = group * room, count = std::min(room, batch - begin);
                 const std::size_t pitch = each.part->pitch(Order::plain);
                 for (std::size_t v = 0; v < count; ++v) {
@@ -169,11 +176,12 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
     const auto tiles_of = [&](const Factor& matrix) { return (matrix.rows + height - 1) / height; };
     std::size_t tiles = 0;
     for (const Factor& matrix : matrices) tiles += tiles_of(matrix);
-    std::atomic<std::size_t> next = 0;
-    in_team(std::min(useful, tiles), [&] {
+    const std::size_t team = std::min(useful, tiles);
+    Stretches stretches(tiles, team);
+    in_team(team, [&] {
         static thread_local std::vector<float> kept_sums;
         float* const sums = lanes ? memory_of(kept_sums, batch * height * lanes_in_chunk) : nullptr;
-        for (std::size_t tile = next++; tile < tiles; tile = next++) {
+        stretches.work([&](std::size_t tile) {
             std::size_t number = 0, own = tile;
             for (; own >= tiles_of(matrices[number]); ++number) own -= tiles_of(matrices[number]);
             const Outputs& outputs = matrices[number].outputs;
@@ -196,7 +204,7 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
                 for (std::size_t vector = 0; vector < batch; ++vector)
                     lanes_sum(sums + vector * count * lanes_in_chunk, count, outputs.data + vector * outputs.pitch + begin);
 #endif
-        }
+        });
     });
 }
 

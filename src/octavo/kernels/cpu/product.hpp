@@ -100,6 +100,9 @@ public:
     // apart and are zero beyond what is taken. The default arranges one by one.
     virtual void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const;
 
+    // Whether inputs in that order lie as they do for another part, so that both can have the same.
+    virtual bool arranges_like(const Part& part, Order order) const;
+
     // Floats that the part wants filled before threads begin, and what fills them.
     virtual std::size_t prepared() const;
     virtual void prepare(Order order, float* out) const;

@@ -83,11 +83,12 @@ private:
     }
 
     std::atomic<bool> taken_ = false;
-    alignas(64) std::atomic<std::uint64_t> state_ = 0;
-    alignas(64) std::atomic<std::size_t> asleep_ = 0;
     std::size_t made_ = 0;
+    // One line of the cache, which helpers wait for and find all in.
+    alignas(64) std::atomic<std::uint64_t> state_ = 0;
     void (*work_)(void*) = nullptr;
     void* argument_ = nullptr;
+    alignas(64) std::atomic<std::size_t> asleep_ = 0;
 };
 
 // Never destroyed, since its threads outlive everything.

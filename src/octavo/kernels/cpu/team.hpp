@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 namespace octavo {
 
@@ -30,6 +31,34 @@ void in_team(std::size_t threads, const Work& work) {
     in_team(threads, [](void* argument) { (*static_cast<const Work*>(argument))(); },
             const_cast<void*>(static_cast<const void*>(std::addressof(work))));
 }
+
+// Tiles for a team of at most `members`. Each begins with a stretch of its own, so that it reads on where it was, and helps
+// the others when it is through.
+class Stretches {
+public:
+    Stretches(std::size_t tiles, std::size_t members) : tiles_(tiles), taken_(members) {}
+
+    template <typename Work>
+    void work(const Work& on_tile) {
+        const std::size_t members = taken_.size(), own = arrived_++;
+        for (std::size_t i = 0; i < members; ++i) {
+            const std::size_t stretch = (own + i) % members, begin = stretch * tiles_ / members;
+            const std::size_t count = (stretch + 1) * tiles_ / members - begin;
+            while (taken_[stretch].tiles < count) {
+                const std::size_t tile = taken_[stretch].tiles++;
+                if (tile < count) on_tile(begin + tile);
+            }
+        }
+    }
+
+private:
+    struct alignas(64) Taken {
+        std::atomic<std::size_t> tiles = 0;
+    };
+    const std::size_t tiles_;
+    std::vector<Taken> taken_;
+    std::atomic<std::size_t> arrived_ = 0;
+};
 
 // A team is called for no fewer multiplications a thread than this.
 constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;

@@ -287,7 +287,7 @@ OCTAVO_TILES OCTAVO_INLINE void sum_lanes(__m512i* v, __m512i* out) {
 
 // One vector: as many instructions as tiles take, and memory is read in a steadier stream.
 template <int width, std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, const Task& task,
+OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit, const Task& task,
                                              const Place& at, const Place& soon, const Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
     const std::size_t first = at.load * in_load;
@@ -317,11 +317,11 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     };
     for (std::size_t load = 0; load < span.whole; ++load) add(load, Decoder<width, slice>::all);
     if (span.whole < at.count) add(span.whole, span.rest);
-    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), total));
+    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), _mm512_mul_ps(total, _mm512_set1_ps(unit))));
 }
 
 template <std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task& task, const Place& at, Strip& held) {
+OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit, const Task& task, const Place& at, Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice;
     const std::size_t first = at.load * in_load, count = at.count * in_load;
     for (std::size_t vector = 0; vector < task.batch; vector += vectors_in_tile) {
@@ -349,7 +349,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task
         transpose(totals);
         const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
         for (std::size_t b = 0; b < vectors; ++b)
-            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, totals[b]);
+            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(totals[b], _mm512_set1_ps(unit)));
     }
 }
 
@@ -367,17 +367,17 @@ OCTAVO_TILES OCTAVO_INLINE void in_strips(const TileCodes& codes, const Task& ta
 }
 
 template <int width, std::size_t slice>
-OCTAVO_TILES void add_one(const TileCodes& codes, const Task& task) {
+OCTAVO_TILES void add_one(const TileCodes& codes, float unit, const Task& task) {
     const Decoder<width, slice> decoder(codes.values, middle);
     Strip& held = strip();
     in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
         spread_scales<true>(codes, at, soon, held.scales);
-        multiply_one(decoder, codes, task, at, soon, held);
+        multiply_one(decoder, codes, unit, task, at, soon, held);
     });
 }
 
 template <int width, std::size_t slice>
-OCTAVO_TILES void add_many(const TileCodes& codes, const Task& task) {
+OCTAVO_TILES void add_many(const TileCodes& codes, float unit, const Task& task) {
     const Decoder<width, slice> decoder(codes.values, 0);
     const Shapes shapes(slice);
     static_assert(sizeof shapes == 64);
@@ -386,14 +386,14 @@ OCTAVO_TILES void add_many(const TileCodes& codes, const Task& task) {
     in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
         decode(decoder, codes, at, soon, held.bytes);
         spread_scales<false>(codes, at, soon, held.scales);
-        multiply_many<slice>(codes, task, at, held);
+        multiply_many<slice>(codes, unit, task, at, held);
     });
     asm volatile("tilerelease" ::: "memory");
 }
 
 template <int width, std::size_t slice>
-void add_rows(const TileCodes& codes, const Task& task) {
-    task.batch == 1 ? add_one<width, slice>(codes, task) : add_many<width, slice>(codes, task);
+void add_rows(const TileCodes& codes, float unit, const Task& task) {
+    task.batch == 1 ? add_one<width, slice>(codes, unit, task) : add_many<width, slice>(codes, unit, task);
 }
 
 bool permitted() {
@@ -439,7 +439,13 @@ std::size_t tiles_pitch(const TileCodes& codes) {
     return codes.slices() * codes.slice / 4 + 2 * padded(codes.slices());
 }
 
-OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float* plain, std::size_t pitch,
+bool tiles_arrange_like(const TileCodes& codes, const TileCodes& others) {
+    const auto shifted = [](int width) { return width == 2 || width == 4; };
+    const bool alike = codes.width == others.width || (!shifted(codes.width) && !shifted(others.width));
+    return alike && codes.slice == others.slice && codes.count == others.count;
+}
+
+OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std::size_t pitch,
                                 std::size_t vectors, std::size_t room, float* out) {
     const std::size_t slices = codes.slices(), slice = codes.slice, count = slices * slice;
     static thread_local std::vector<std::int8_t> bytes;
@@ -451,7 +457,7 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float*
     std::fill(scales.begin() + static_cast<std::ptrdiff_t>(vectors * slices),
               scales.begin() + static_cast<std::ptrdiff_t>(room * slices), 0.0f);
     for (std::size_t v = 0; v < vectors; ++v)
-        bytes_narrow(plain + v * pitch, count, slice, unit, bytes.data() + v * count, scales.data() + v * slices);
+        bytes_narrow(plain + v * pitch, count, slice, 1.0f, bytes.data() + v * count, scales.data() + v * slices);
     alignas(64) std::uint8_t places[64];
     for (std::size_t byte = 0; byte < 64; ++byte)
         places[byte] = static_cast<std::uint8_t>(byte / slice * slice + code_of(codes.width, slice, byte % slice));
@@ -475,12 +481,12 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, float unit, const float*
     }
 }
 
-void tiles_add(const TileCodes& codes, const Task& task) {
+void tiles_add(const TileCodes& codes, float unit, const Task& task) {
     with_width(codes.width, [&]<int width>() {
         if (codes.slice == 64)
-            add_rows<width, 64>(codes, task);
+            add_rows<width, 64>(codes, unit, task);
         else
-            add_rows<width, 32>(codes, task);
+            add_rows<width, 32>(codes, unit, task);
     });
 }
 

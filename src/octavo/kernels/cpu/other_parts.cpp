@@ -56,10 +56,11 @@ public:
 
     void add(const Task& task) const override {
         for (std::size_t row = task.begin; row < task.end; ++row)
-            for (std::int64_t i = starts_[row]; i < starts_[row + 1]; ++i) {
-                const float* x = task.inputs + columns_[i];
-                for (std::size_t b = 0; b < task.batch; ++b)
-                    task.out[b * task.out_pitch + row] += values_[i] * x[b * task.pitch];
+            for (std::size_t b = 0; b < task.batch; ++b) {
+                const float* const x = task.inputs + b * task.pitch;
+                float sum = 0;
+                for (std::int64_t i = starts_[row]; i < starts_[row + 1]; ++i) sum += values_[i] * x[columns_[i]];
+                task.out[b * task.out_pitch + row] += sum;
             }
     }
 

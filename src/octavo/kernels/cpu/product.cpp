@@ -80,6 +80,8 @@ bool Part::arranges_like(const Part&, Order) const { return false; }
 
 std::size_t Part::prepared() const { return 0; }
 
+void Part::fetch(std::size_t, std::size_t) const {}
+
 void Part::prepare(Order, float*) const {}
 
 void Part::scatter(const float* values, float* out) const {
@@ -196,6 +198,12 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
             }
             for (std::size_t i = number == 0 ? 0 : ends[number - 1]; i < ends[number]; ++i) {
                 const Staged& each = staged[i];
+                if (i + 1 < ends[number])
+                    staged[i + 1].part->fetch(begin, begin + count);
+                else if (begin + count < matrices[number].rows)
+                    staged[number == 0 ? 0 : ends[number - 1]].part->fetch(begin + count, matrices[number].rows);
+                else if (i + 1 < staged.size())
+                    staged[i + 1].part->fetch(0, matrices[number + 1].rows);
                 each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch, begin, begin + count,
                                 outputs.data, outputs.pitch, sums, each.order, &loops});
             }

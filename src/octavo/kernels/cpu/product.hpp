@@ -110,6 +110,9 @@ public:
     // Adds this part to the outputs of some rows; `begin` is a multiple of tile_unit.
     virtual void add(const Task& task) const = 0;
 
+    // Brings closer what `add` reads first of rows from `begin` on.
+    virtual void fetch(std::size_t begin, std::size_t end) const;
+
     // Adds the weights of one row to a vector of all inputs' weights.
     virtual void add_row(std::size_t row, float* out) const = 0;
 

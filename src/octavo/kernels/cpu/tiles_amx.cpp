@@ -179,21 +179,26 @@ struct Span {
     }
 };
 
-// Fetches some codes of a strip that is multiplied soon: the share of one load of `loads`.
+// Codes are fetched in the order of memory, which processors then go on with by themselves: at least the sixteen rows that
+// come next, and so many bytes.
+constexpr std::size_t fetched_ahead = 8192;
+
+// Fetches what lies as far ahead as `load` lies in its row.
 template <int width, std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void fetch(const TileCodes& codes, const Place& soon, std::size_t load, std::size_t loads) {
-    constexpr std::size_t each = Decoder<width, slice>::bytes;
-    for (std::size_t row = load; row < soon.height; row += loads) {
-        const std::uint8_t* const from = codes.codes + (soon.row + row) * codes.row_bytes + soon.load * each;
-        for (std::size_t byte = 0; byte < soon.count * each; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
-    }
+OCTAVO_TILES OCTAVO_INLINE void fetch(const TileCodes& codes, std::size_t row, std::size_t load) {
+    constexpr std::size_t each = rows_in_tile * Decoder<width, slice>::bytes;
+    const std::size_t ahead = std::max(rows_in_tile * codes.row_bytes, fetched_ahead);
+    const std::uint8_t* const from = codes.codes + row * codes.row_bytes + load * each + ahead;
+#pragma GCC unroll 16
+    for (std::size_t byte = 0; byte < each; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
 }
 
 template <int width, std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, const TileCodes& codes, const Place& at,
-                                       const Place& soon, std::int8_t* bytes) {
+                                       std::int8_t* bytes) {
     constexpr std::size_t each = Decoder<width, slice>::bytes;
     const Span<width, slice> span(codes, at);
+    for (std::size_t load = 0; load < at.count; ++load) fetch<width, slice>(codes, at.row, at.load + load);
     const auto put = [&](std::size_t load, std::size_t row, __m512i found) OCTAVO_TILES OCTAVO_LAMBDA {
         std::int8_t* const to = bytes + load * rows_in_tile * codes_in_load + row * slice;
         if constexpr (slice == 64) {
@@ -205,7 +210,6 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
     };
     for (std::size_t row = 0; row < at.height; ++row) {
         const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + at.load * each;
-        fetch<width, slice>(codes, soon, row, at.height);
         for (std::size_t load = 0; load < span.whole; ++load)
             put(load, row, decoder(from + load * each, Decoder<width, slice>::all));
         if (span.whole < at.count) put(span.whole, row, decoder(from + span.whole * each, span.rest));
@@ -215,23 +219,44 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
 // Where `summed` leaves the rows.
 constexpr std::size_t summed_row(std::size_t place) { return place / 8 * 4 + place / 4 % 2 * 8 + place % 2 * 2 + place / 2 % 2; }
 
-// And where each row is.
-alignas(64) constexpr std::array<std::int32_t, rows_in_tile> place_of = [] {
-    std::array<std::int32_t, rows_in_tile> found{};
+// The row at each place, and the place of each row.
+using Permutation = std::array<std::int32_t, rows_in_tile>;
+alignas(64) constexpr Permutation row_of = [] {
+    Permutation found{};
+    for (std::size_t place = 0; place < rows_in_tile; ++place) found[place] = static_cast<std::int32_t>(summed_row(place));
+    return found;
+}();
+alignas(64) constexpr Permutation place_of = [] {
+    Permutation found{};
     for (std::size_t place = 0; place < rows_in_tile; ++place) found[summed_row(place)] = static_cast<std::int32_t>(place);
     return found;
 }();
 
+OCTAVO_TILES OCTAVO_INLINE __m512 loaded_scales(const Factors& scales, std::size_t start, __mmask16 present) {
+    if (!scales.narrow) return _mm512_maskz_loadu_ps(present, static_cast<const float*>(scales.data) + start);
+    const auto* const from = static_cast<const std::uint16_t*>(scales.data) + start;
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(present, from)), 16));
+}
+
 // The scales of a strip, slice by slice; with `summed`, in the order that it leaves rows in.
 template <bool summed>
-OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, const Place& soon, float* out) {
+OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
     const Factors& scales = codes.scales;
-    if (!scales.shared && soon.load == 0) {
-        const std::size_t pitch = scales.blocks * (scales.narrow ? 2 : 4);
-        const auto* const from = static_cast<const char*>(scales.data) + soon.row * pitch;
-        for (std::size_t byte = 0; byte < soon.height * pitch; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
+    if (!scales.shared && at.load == 0) {
+        const std::size_t pitch = scales.blocks * (scales.narrow ? 2 : 4), strip = rows_in_tile * pitch;
+        const std::size_t ahead = std::max<std::size_t>(1, fetched_ahead / (rows_in_tile * codes.row_bytes)) * strip;
+        const auto* const from = static_cast<const char*>(scales.data) + at.row * pitch + ahead;
+        for (std::size_t byte = 0; byte < strip; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
     }
     const std::size_t in_load = codes_in_load / codes.slice, begin = at.load * in_load, end = (at.load + at.count) * in_load;
+    if (scales.blocks == 1) {
+        const auto present = static_cast<__mmask16>(scales.shared ? 1 : 0xFFFFu >> (rows_in_tile - at.height));
+        __m512 found = loaded_scales(scales, scales.shared ? 0 : at.row, present);
+        if (scales.shared) found = _mm512_broadcastss_ps(_mm512_castps512_ps128(found));
+        if (summed) found = _mm512_permutexvar_ps(_mm512_load_si512(row_of.data()), found);
+        for (std::size_t slice = begin; slice < end; ++slice, out += rows_in_tile) _mm512_store_ps(out, found);
+        return;
+    }
     static_assert(loads_in_strip % slices_together == 0);
     for (std::size_t slice = begin; slice < end; slice += slices_together, out += slices_together * rows_in_tile) {
         const SliceBlocks& blocks = codes.blocks[slice / slices_together];
@@ -241,13 +266,7 @@ OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Plac
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
             const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
             const std::size_t start = own * scales.blocks + blocks.first;
-            __m512 found;
-            if (scales.narrow)
-                found = _mm512_castsi512_ps(_mm512_slli_epi32(
-                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(present, static_cast<const std::uint16_t*>(scales.data) + start)), 16));
-            else
-                found = _mm512_maskz_loadu_ps(present, static_cast<const float*>(scales.data) + start);
-            rows[row] = _mm512_permutexvar_ps(places, found);
+            rows[row] = _mm512_permutexvar_ps(places, loaded_scales(scales, start, present));
         }
         transpose(rows);
         for (std::size_t i = 0; i < 16; ++i) _mm512_store_ps(out + i * rows_in_tile, rows[i]);
@@ -288,7 +307,7 @@ OCTAVO_TILES OCTAVO_INLINE void sum_lanes(__m512i* v, __m512i* out) {
 // One vector: as many instructions as tiles take, and memory is read in a steadier stream.
 template <int width, std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit, const Task& task,
-                                             const Place& at, const Place& soon, const Strip& held) {
+                                             const Place& at, const Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
     const std::size_t first = at.load * in_load;
     const auto* const inputs = reinterpret_cast<const std::int8_t*>(task.inputs) + first * slice;
@@ -302,7 +321,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     const auto add = [&](std::size_t load, __mmask64 present) OCTAVO_TILES OCTAVO_LAMBDA {
         const __m512i x = _mm512_loadu_si512(inputs + load * codes_in_load);
         __m512i found[rows_in_tile], sums[in_load];
-        fetch<width, slice>(codes, soon, load, at.count);
+        fetch<width, slice>(codes, at.row, at.load + load);
 #pragma GCC unroll 16
         for (std::size_t row = 0; row < rows_in_tile; ++row)
             found[row] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), decoder(rows[row] + load * each, present), x);
@@ -353,26 +372,22 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit
     }
 }
 
-// Calls run(place, soon) for each strip of a task and the one that is to be fetched meanwhile.
+// Calls run(place) for each strip of a task.
 template <typename Run>
 OCTAVO_TILES OCTAVO_INLINE void in_strips(const TileCodes& codes, const Task& task, const Run& run) {
-    constexpr std::size_t ahead = 2;
-    const std::size_t loads = codes.loads(), across = (loads + loads_in_strip - 1) / loads_in_strip;
-    const std::size_t strips = (task.end - task.begin + rows_in_tile - 1) / rows_in_tile * across;
-    const auto place = [&](std::size_t strip) OCTAVO_LAMBDA {
-        const std::size_t row = task.begin + strip / across * rows_in_tile, load = strip % across * loads_in_strip;
-        return Place{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)};
-    };
-    for (std::size_t strip = 0; strip < strips; ++strip) run(place(strip), place(std::min(strip + ahead, strips - 1)));
+    const std::size_t loads = codes.loads();
+    for (std::size_t row = task.begin; row < task.end; row += rows_in_tile)
+        for (std::size_t load = 0; load < loads; load += loads_in_strip)
+            run(Place{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)});
 }
 
 template <int width, std::size_t slice>
 OCTAVO_TILES void add_one(const TileCodes& codes, float unit, const Task& task) {
     const Decoder<width, slice> decoder(codes.values, middle);
     Strip& held = strip();
-    in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
-        spread_scales<true>(codes, at, soon, held.scales);
-        multiply_one(decoder, codes, unit, task, at, soon, held);
+    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
+        spread_scales<true>(codes, at, held.scales);
+        multiply_one(decoder, codes, unit, task, at, held);
     });
 }
 
@@ -383,9 +398,9 @@ OCTAVO_TILES void add_many(const TileCodes& codes, float unit, const Task& task)
     static_assert(sizeof shapes == 64);
     asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
     Strip& held = strip();
-    in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
-        decode(decoder, codes, at, soon, held.bytes);
-        spread_scales<false>(codes, at, soon, held.scales);
+    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
+        decode(decoder, codes, at, held.bytes);
+        spread_scales<false>(codes, at, held.scales);
         multiply_many<slice>(codes, unit, task, at, held);
     });
     asm volatile("tilerelease" ::: "memory");

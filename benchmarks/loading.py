@@ -47,6 +47,8 @@ def main() -> None:
         decoder = load_decoder(open_stored(options.model), arithmetic=options.arithmetic)
     peak = held("VmHWM") - begin
     print(f"file {stored:.1f} MB; loading peaks at {peak:.1f} MB, {100 * (peak / stored - 1):+.1f} %")
+    print(f"weights take {decoder.nbytes / MEGABYTE:.1f} MB in memory")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     engine = Engine(decoder, slots=1, context=1024)
     engine.admit([1, 2, 3], Sampling(), TOKENS)
     few = 0.0

@@ -65,6 +65,9 @@ VERSION = 3
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
+TOGETHER = 64
+"""Columns whose paths through a trellis are followed at once."""
+
 SHARES = 128
 """Parts of a step that centroids are stored in."""
 
@@ -382,7 +385,10 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDA
         codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
     else:
         codes = entropy.decode_rows(words[side_words:], lengths, layout, ans.coder_tables(tables), _machine(states))
-        codes = kernels.trellis_values(torch.from_numpy(codes), states).numpy()
+        # Column by column, and some at a time: the whole is the largest thing in memory.
+        for start in range(0, columns, TOGETHER):
+            own = np.ascontiguousarray(codes[:, start : start + TOGETHER])
+            codes[:, start : start + TOGETHER] = kernels.trellis_values(torch.from_numpy(own), states).numpy()
     parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),

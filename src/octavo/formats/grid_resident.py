@@ -40,32 +40,46 @@ WIDTHS = (0, 2, 3, 4, 5, 6, 7, 8, 16)
 APART = 80
 """Bits of a code that is kept apart, with its row and column."""
 
+RUN = 1 << 18
+"""Codes that are looked at together."""
+
 TOGETHER = 8
 """Columns of one width come in multiples of this, so that every row starts at a whole byte."""
 
 
 def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
-    """The parts that hold a matrix of indices."""
-    columns = codes.shape[1]
-    needed = _needed()[np.abs(codes)]
-    number = _filled(_widths(needed))
+    """The parts that hold a matrix of indices; beside them it takes the memory of some rows."""
+    rows, columns = codes.shape
+    height = max(1, RUN // columns)
+    runs = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
+    counts = np.zeros((columns, len(WIDTHS)), np.int64)
+    for run in runs:
+        counts += _counts(codes[run])
+    number = _filled(_widths(counts))
     order = np.argsort(-number, kind="stable")
     place = np.empty(columns, dtype=np.int16 if columns < 1 << 15 else np.int32)
     place[order] = np.arange(columns)
-    far = needed > number.astype(np.uint8)
-    far_row, far_column = (part.astype(np.int32) for part in np.nonzero(far))
-    far_code = codes[far]
-    near = codes[:, order]
-    near[far[:, order]] = 0
-    parts = {"place": place, "far_row": far_row, "far_column": far_column, "far_code": far_code}
-    found = {name: torch.from_numpy(part) for name, part in parts.items()}
-    first = 0
+    found = {"place": torch.from_numpy(place)}
+    groups, first = {}, 0
     for width in reversed(WIDTHS):
         count = int((number == WIDTHS.index(width)).sum())
         if count:
-            found[f"codes_{width}"] = _packed(torch.from_numpy(near[:, first : first + count]), width)
+            groups[width] = slice(first, first + count)
+            found[f"codes_{width}"] = _room(rows, count, width)
             first += count
-    return found
+    apart = []
+    for run in runs:
+        own = codes[run]
+        far = _needed()[np.abs(own)] > number.astype(np.uint8)
+        row, column = (part.astype(np.int32) for part in np.nonzero(far))
+        apart.append((row + np.int32(run.start), column, own[far]))
+        near = np.where(far, np.int16(0), own)[:, order]
+        for width, span in groups.items():
+            if width:
+                found[f"codes_{width}"][run] = _packed(torch.from_numpy(near[:, span]), width)
+    far_parts = (np.concatenate(part) for part in zip(*apart, strict=True))
+    names = "far_row", "far_column", "far_code"
+    return found | {name: torch.from_numpy(part) for name, part in zip(names, far_parts, strict=True)}
 
 
 def grown_bits(parts: Mapping[str, Tensor], factor: float) -> int:
@@ -83,11 +97,16 @@ def _needed() -> NDArray[np.uint8]:
     return np.searchsorted(WIDTHS, bits).astype(np.uint8)
 
 
-def _widths(needed: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _counts(codes: NDArray[np.int16]) -> NDArray[np.int64]:
+    """For every column how many codes need each of `WIDTHS`."""
+    columns = codes.shape[1]
+    kind = _needed()[np.abs(codes)].astype(np.int32) + len(WIDTHS) * np.arange(columns, dtype=np.int32)
+    return np.bincount(kind.ravel(), minlength=columns * len(WIDTHS)).reshape(columns, -1)
+
+
+def _widths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """For every column the place in `WIDTHS` of the width that takes least, codes apart included."""
-    rows, columns = needed.shape
-    kind = needed.astype(np.int32) + len(WIDTHS) * np.arange(columns, dtype=np.int32)
-    counts = np.bincount(kind.ravel(), minlength=columns * len(WIDTHS)).reshape(columns, -1)
+    rows = counts[0].sum()
     beyond = rows - counts.cumsum(1)
     return (np.array(WIDTHS) * rows + APART * beyond).argmin(1)
 
@@ -106,10 +125,17 @@ def _filled(number: NDArray[np.int64]) -> NDArray[np.int64]:
     return number
 
 
-def _packed(codes: Int16[Tensor, "rows columns"], width: int) -> Tensor:
-    rows, columns = codes.shape
+def _room(rows: int, columns: int, width: int) -> Tensor:
+    """Memory for the codes of some columns."""
     if width == 0:
         return torch.empty(0, columns, dtype=torch.uint8)
+    if width == 16:
+        return torch.empty(rows, columns, dtype=torch.int16)
+    return torch.empty(rows, -(-columns // TOGETHER) * width, dtype=torch.uint8)
+
+
+def _packed(codes: Int16[Tensor, "rows columns"], width: int) -> Tensor:
+    rows, columns = codes.shape
     if width == 16:
         return codes.contiguous()
     padded = torch.zeros(rows, -(-columns // TOGETHER) * TOGETHER, dtype=torch.uint8)

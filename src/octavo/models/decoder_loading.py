@@ -70,6 +70,11 @@ def load_decoder(
     reader = _Reader(weights, dtype, torch.device(device), arithmetic)
     hidden, inner, vocabulary = config.hidden, config.inner, config.vocabulary
     channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
+    # The largest first, since what is decoded on the way to it is largest, too.
+    embedding = reader.matrix("embedding.weight", vocabulary, hidden)
+    tied = config.tied and to_huggingface("head.weight") not in weights.names
+    top = embedding if tied else reader.matrix("head.weight", vocabulary, hidden)
+    give_back_memory()
     layers = []
     for number, window in enumerate(config.windows):
         start = f"layers.{number}."
@@ -93,9 +98,7 @@ def load_decoder(
         )
         give_back_memory()
     norm = reader.vector("norm.weight", hidden)
-    embedding = reader.matrix("embedding.weight", vocabulary, hidden)
-    tied = config.tied and to_huggingface("head.weight") not in weights.names
-    head = Linear((embedding if tied else reader.matrix("head.weight", vocabulary, hidden),), arithmetic=arithmetic)
+    head = Linear((top,), arithmetic=arithmetic)
     reader.check_all_read()
     if reader.device.type == "cpu":
         linears = [each for layer in layers for each in (layer.attention, layer.output, layer.inner, layer.down)]

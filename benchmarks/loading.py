@@ -17,6 +17,7 @@ from pathlib import Path
 
 # All that a run imports comes before the first reading.
 import torch
+import torch._dynamo  # what torch itself imports when it first calls an op of ours
 import transformers  # noqa: F401
 
 from octavo.decoding.engine import Engine

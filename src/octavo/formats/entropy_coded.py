@@ -65,7 +65,7 @@ VERSION = 3
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
 
-TOGETHER = 64
+TOGETHER = 16
 """Columns whose paths through a trellis are followed at once."""
 
 SHARES = 128

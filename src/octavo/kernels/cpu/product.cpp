@@ -51,9 +51,9 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
 
 // Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums of lanes
 // that stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
-std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool tiled) {
+std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool by_rows) {
     const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
-    const std::size_t tiles = threads == 1 ? 1 : lanes || tiled ? 2 * threads : threads;
+    const std::size_t tiles = threads == 1 ? 1 : lanes || by_rows ? 2 * threads : threads;
     return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }
 
@@ -125,12 +125,12 @@ void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size
 
 void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const Outputs& outputs, std::size_t threads,
               Arithmetic arithmetic) {
-    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable);
+    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2);
     static thread_local std::vector<float> kept;
     const std::size_t batch = inputs.batch, room = room_for(batch), groups = (batch + room - 1) / room;
     std::vector<Staged> staged;
     std::size_t size = 0, widest = 0, taken = 0, work = 0;
-    bool lanes = false, tiled = false;
+    bool lanes = false, by_rows = false;
     for (const auto& part : parts) {
         const Order order = part->order(inputs.kind, arithmetic);
         const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
@@ -140,7 +140,7 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const 
         taken += part->taken.count;
         work += part->weights() * batch;
         lanes |= in_lanes(order);
-        tiled |= order == Order::tiles;
+        by_rows |= order == Order::tiles || order == Order::split_lanes;
     }
     float* const memory = memory_of(kept, size);
     for (const Staged& each : staged) each.part->prepare(each.order, memory + each.prepared);
@@ -161,7 +161,7 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const 
     });
 
     const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows, batch, useful, lanes, tiled), tiles = (rows + height - 1) / height;
+    const std::size_t height = tile_height(rows, batch, useful, lanes, by_rows), tiles = (rows + height - 1) / height;
     std::atomic<std::size_t> next = 0;
     in_team(std::min(useful, tiles), [&] {
         static thread_local std::vector<float> kept_sums;

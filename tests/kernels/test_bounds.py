@@ -117,18 +117,21 @@ def made() -> Any:
 
 def bound(
     inputs: tuple[int, int] = (2, 10),
-    out: tuple[int, int] = (2, 5),
-    first: int = 2,
-    bias: int = 3,
+    out: tuple[int, int] = (2, 6),
+    bias: int = 6,
     arithmetic: str = "int8",
     rows: int = 2,
 ) -> None:
     buffers = torch.zeros(inputs), torch.zeros(out)
-    native.BoundProduct(made(), *buffers, first, torch.zeros(bias), arithmetic)(rows, 1)
+    native.BoundProducts([made(), made()], *buffers, torch.zeros(bias), arithmetic)(rows, 1)
 
 
 def rows(index: tuple[int, ...] = (2, 0), out: tuple[int, int] = (2, 10)) -> None:
     made().rows(ints(*index, dtype=torch.int64), torch.zeros(out))
+
+
+def lookup(index: tuple[int, ...] = (2, 0), out: tuple[int, int] = (2, 10), rows: int = 2) -> None:
+    native.Lookup(made(), ints(*index, dtype=torch.int64), torch.zeros(out))(rows, 1)
 
 
 def dense(begin: int = 1, out: tuple[int, int] = (2, 10), dtype: torch.dtype = torch.bfloat16) -> None:
@@ -151,6 +154,7 @@ def test_the_calls_pass_as_they_stand() -> None:
     multiply(dtype=torch.bfloat16)
     bound()
     bound(rows=0)
+    lookup()
     rows()
     dense()
     dense(begin=3, out=(0, 10))
@@ -220,8 +224,13 @@ def test_the_calls_pass_as_they_stand() -> None:
         lambda: shift_part(mixer=(8, 4)),
         lambda: bound(inputs=(2, 9)),
         lambda: bound(inputs=(3, 10)),
-        lambda: bound(first=3),
-        lambda: bound(first=2**60),
+        lambda: bound(out=(2, 5)),
+        lambda: bound(out=(2, 7)),
+        lambda: lookup(index=(2, 3)),
+        lambda: lookup(index=(-1, 0)),
+        lambda: lookup(out=(2, 9)),
+        lambda: lookup(out=(3, 10)),
+        lambda: lookup(rows=3),
         lambda: bound(bias=4),
         lambda: bound(arithmetic="int4"),
         lambda: bound(rows=3),

@@ -136,18 +136,21 @@ def test_trellises_in_bytes(rows: int, columns: int, block: int, bits: int, gene
 
 @needs_cpp
 def test_products_between_buffers(generator: torch.Generator) -> None:
-    product = parts.Product(24, 64, [one_part(16, 24, 64, 32, generator)])
-    inputs, outputs = torch.randn(5, 64, generator=generator), torch.zeros(5, 40)
-    bias = torch.randn(24, generator=generator)
-    run = product.between(inputs, outputs, 10, bias, "exact")
-    run(3)
-    assert torch.allclose(outputs[:3, 10:34], product(inputs[:3]) + bias, atol=1e-5)
-    outputs[:3, 10:34] = 0
-    assert not outputs.any()
+    products = [
+        parts.Product(rows, 64, [one_part(levels, rows, 64, 32, generator)]) for levels, rows in ((16, 24), (2, 17))
+    ]
+    inputs, outputs = torch.randn(5, 64, generator=generator), torch.zeros(5, 41)
+    bias = torch.randn(41, generator=generator)
+    for arithmetic in ("exact", "int8"):
+        run = parts.between(products, inputs, outputs, bias, arithmetic)
+        run(3)
+        alone = torch.cat([product(inputs[:3], arithmetic) for product in products], dim=1)
+        assert torch.allclose(outputs[:3], alone + bias, atol=1e-5)
+        assert not outputs[3:].any()
     with pytest.raises(ValueError, match="not so many rows"):
         run(6)
     with pytest.raises(ValueError, match="the output does not fit"):
-        product.between(inputs, outputs, 17, None, "exact")
+        parts.between(products[:1], inputs, outputs, None, "exact")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

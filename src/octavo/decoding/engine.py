@@ -98,7 +98,7 @@ class Engine:
             raise ModelError(
                 f"the prompt has {len(prompt)} tokens and the context {self.cache.context}", "give a shorter prompt"
             )
-        check_tokens(torch.tensor(prompt), self.model.config.vocabulary)
+        check_tokens(prompt, self.model.config.vocabulary)
         slot = next((slot for slot in range(self.cache.slots) if slot not in self._requests), None)
         if slot is None:
             raise CapacityError(f"all {self.cache.slots} slots are taken", "wait until a request is done")

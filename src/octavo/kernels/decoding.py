@@ -7,7 +7,8 @@ rows in use. On the CPU and in float32 only; what they compute is defined in oct
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
@@ -108,6 +109,14 @@ def attend(
             out[row] = reference.attend(found[row], *place, *cache, window or 0, epsilon)
 
     return run
+
+
+def together(operations: Iterable[Prepared]) -> list[Prepared]:
+    """The same in their order, but those in C++ that follow each other as one."""
+    found: list[Prepared] = []
+    for native, group in groupby(operations, lambda operation: isinstance(operation, cpu.Operation)):
+        found += [cpu.sequence([each for each in group if isinstance(each, cpu.Operation)])] if native else group
+    return found
 
 
 def _native() -> bool:

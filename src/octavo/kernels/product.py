@@ -316,8 +316,8 @@ class Product:
 
         Args:
             inputs: rows of them.
-            arithmetic: "avx2" is float32 as a processor without AVX-512 computes it, "portable" with the instructions that
-                every processor has.
+            arithmetic: "avx2" is float32 as a processor without AVX-512 computes it, "portable" with the
+                instructions that every processor has.
         """
         if plain_backend(inputs) is cpu:
             return cpu.multiply(self._native, inputs.contiguous(), self.rows, arithmetic)
@@ -350,6 +350,15 @@ class Product:
             found = found + part.rows_on_gpu(index.contiguous(), self.rows, self.columns)
         return found.masked_fill(((index < 0) | (index >= self.rows))[:, None], torch.nan)
 
+    def lookup(
+        self, index: Int64[Tensor, " most"], outputs: Float32[Tensor, "most {self.columns}"]
+    ) -> Callable[[int], None] | None:
+        """`take` prepared for memory that stays where it is; None where C++ does not read the rows.
+
+        Whoever calls it sees to it that there are such rows.
+        """
+        return cpu.lookup(self._native, index, outputs) if plain_backend(index) is cpu else None
+
     def dense(self, begin: int, end: int, dtype: torch.dtype) -> Float[Tensor, "_ {self.columns}"] | None:
         """Rows begin to end of the matrix, in float32 or bfloat16; None where they are not read row by row."""
         if products_on_gpu(self._some) and dtype in (torch.float32, torch.bfloat16):
@@ -365,30 +374,30 @@ class Product:
         """One of the tensors, all of which are on one device."""
         return next(value for part in self.parts for value in vars(part).values() if isinstance(value, Tensor))
 
-    def between(
-        self,
-        inputs: Float32[Tensor, "most columns"],
-        outputs: Float32[Tensor, "most width"],
-        first: int,
-        bias: Float32[Tensor, " {self.rows}"] | None,
-        arithmetic: Arithmetic,
-    ) -> Callable[[int], None]:
-        """The product prepared for memory that stays where it is: a function of how many of its first rows are in use.
-
-        Args:
-            inputs, outputs: the memory.
-            first: column of the outputs where those of this product begin.
-            bias: added to each; None for none.
-            arithmetic: of the product.
-        """
-        if plain_backend(inputs) is cpu:
-            return cpu.bound_product(self._native, inputs, outputs, first, bias, arithmetic)
-
-        def run(rows: int) -> None:
-            found = self(inputs[:rows])
-            outputs[:rows, first : first + self.rows] = found if bias is None else found + bias
-
-        return run
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_native"}
+
+
+def between(
+    products: Sequence[Product],
+    inputs: Float32[Tensor, "most columns"],
+    outputs: Float32[Tensor, "most rows"],
+    bias: Float32[Tensor, " rows"] | None,
+    arithmetic: Arithmetic,
+) -> Callable[[int], None]:
+    """Products of the same inputs, prepared for memory that stays where it is: a function of how many rows are in use.
+
+    Args:
+        products: whose outputs lie beside each other.
+        inputs, outputs: the memory.
+        bias: added to each output; None for none.
+        arithmetic: of the products.
+    """
+    if plain_backend(inputs) is cpu:
+        return cpu.bound_products([product._native for product in products], inputs, outputs, bias, arithmetic)
+
+    def run(rows: int) -> None:
+        found = torch.cat([product(inputs[:rows]) for product in products], dim=1)
+        outputs[:rows] = found if bias is None else found + bias
+
+    return run

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from octavo.formats.product import fused
@@ -41,3 +42,15 @@ class Embedding:
         if rows is None:
             rows = self.weight.dequantize()[flat]
         return rows.to(dtype).reshape(*index.shape, self.weight.shape[1])
+
+    def between(self, index: Int64[Tensor, " most"], outputs: Float[Tensor, "most columns"]) -> Callable[[int], None]:
+        """The same prepared for memory that stays where it is: a function of how many of its first rows are in use."""
+        steps = outputs.dtype == torch.float32 and outputs.device.type == "cpu"
+        lookup = self._fused.lookup(index, outputs) if steps and self._fused is not None else None
+        if lookup is not None:
+            return lookup
+
+        def run(rows: int) -> None:
+            outputs[:rows] = self(index[:rows], outputs.dtype)
+
+        return run

@@ -19,6 +19,7 @@ from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
 from octavo.kernels.backends import products_on_gpu
 from octavo.kernels.product import Product as Packed
+from octavo.kernels.product import between
 
 Weight = Tensor | QuantizedTensor
 """A matrix [rows, columns], dense or packed."""
@@ -112,32 +113,14 @@ class Linear:
         steps = inputs.dtype == torch.float32 and inputs.device.type == "cpu"
         if steps and len(self.pieces) == 1 and isinstance(piece, Tensor):
             return kernels.dense(piece, self.bias, inputs, outputs)
-        bound = self._bound(inputs, outputs) if steps else None
-        if bound is not None:
-            return bound
+        packed = [each for each in self._fused if each is not None]
+        if steps and len(packed) == len(self.pieces):
+            return between(packed, inputs, outputs, self.bias, self.arithmetic)
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
 
         def run(rows: int) -> None:
             given, out = views[rows]
             out.copy_(self(given))
-
-        return run
-
-    def _bound(self, inputs: Tensor, outputs: Tensor) -> Callable[[int], None] | None:
-        """The same, of packed pieces that all have a product of their own; None if one has not."""
-        bound, first = [], 0
-        for packed in self._fused:
-            if packed is None:
-                return None
-            bias = None if self.bias is None else self.bias[first : first + packed.rows]
-            bound.append(packed.between(inputs, outputs, first, bias, self.arithmetic))
-            first += packed.rows
-        if len(bound) == 1:
-            return bound[0]
-
-        def run(rows: int) -> None:
-            for product in bound:
-                product(rows)
 
         return run
 

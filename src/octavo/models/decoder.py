@@ -239,7 +239,9 @@ def _attend(
     return attend(queries[None], keys[None], values[None], mask)[0]
 
 
-def check_tokens(tokens: Int[Tensor, "*batch"], vocabulary: int) -> None:
+def check_tokens(tokens: Int[Tensor, "*batch"] | Sequence[int], vocabulary: int) -> None:
     """ModelError if a token is none of the vocabulary."""
-    if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary):
+    if isinstance(tokens, Tensor):
+        tokens = [int(tokens.min()), int(tokens.max())] if tokens.numel() else ()
+    if tokens and not 0 <= min(tokens) <= max(tokens) < vocabulary:
         raise ModelError(f"a token lies outside 0 to {vocabulary - 1}", "use the tokenizer that belongs to the model")

@@ -74,15 +74,19 @@ class DecodingStep:
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
             self._rows = cache.slots + (self.chunk if decoder.joins else 0)
             self._buffers = _Buffers.of(decoder.config, self._rows, cache.slots)
-            self._slots, self._positions = torch.zeros(2, self._rows, dtype=torch.int64).unbind()
-            self._prepared = self._operations()
-            self._head = decoder.head.between(self._buffers.last, self._buffers.logits)
+            self._tokens, self._slots, self._positions = torch.zeros(3, self._rows, dtype=torch.int64).unbind()
+            normed, last, logits = self._buffers.normed, self._buffers.last, self._buffers.logits
+            operations = self._operations()
+            self._prepared = kernels.together(operations)
+            # Rows are the last of their sequences, each of one token.
+            self._single = kernels.together([*operations, decoder.head.between(normed[: cache.slots], logits)])
+            self._head = decoder.head.between(last, logits)
 
     def _operations(self) -> list[kernels.Prepared]:
-        """All that is done between the embedding and the head, in order."""
+        """All that is done before the head, in order."""
         decoder, cache, buffers = self.decoder, self.cache, self._buffers
         epsilon = decoder.config.epsilon
-        found: list[kernels.Prepared] = []
+        found: list[kernels.Prepared] = [decoder.embedding.between(self._tokens, buffers.residual)]
         for number, layer in enumerate(decoder.layers):
             added = buffers.delta if number else None
             rows = buffers.found, self._slots, self._positions
@@ -153,22 +157,23 @@ class DecodingStep:
     def _read_together(
         self, tokens: Sequence[Sequence[int]], slots: Sequence[int]
     ) -> Float[Tensor, "slots vocabulary"]:
-        cache = self.cache
-        given = torch.tensor([token for own in tokens for token in own])
+        cache, buffers = self.cache, self._buffers
+        given = [token for own in tokens for token in own]
         check_tokens(given, self.decoder.config.vocabulary)
         rows = len(given)
         # Through numpy, whose writes of a few numbers take a tenth of the time of torch's.
+        self._tokens.numpy()[:rows] = given
         self._slots.numpy()[:rows] = [slot for own, slot in zip(tokens, slots, strict=True) for _ in own]
         self._positions.numpy()[:rows] = [
             cache.lengths[slot] + i for own, slot in zip(tokens, slots, strict=True) for i in range(len(own))
         ]
-        buffers = self._buffers
-        buffers.residual[:rows] = self.decoder.embedding(given, torch.float32)
-        for operation in self._prepared or ():
+        single = rows == len(tokens)
+        for operation in (self._single if single else self._prepared) or ():
             operation(rows)
-        last = torch.tensor([*accumulate(map(len, tokens))]) - 1
-        torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
-        self._head(len(tokens))
+        if not single:
+            last = torch.tensor([*accumulate(map(len, tokens))]) - 1
+            torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
+            self._head(len(tokens))
         for own, slot in zip(tokens, slots, strict=True):
             cache.lengths[slot] += len(own)
         return buffers.logits[: len(tokens)]

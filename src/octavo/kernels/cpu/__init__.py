@@ -7,6 +7,8 @@ without a C++20 compiler; `MISSING` then says why.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -181,7 +183,7 @@ def multiply(product: Any, inputs: Tensor, rows: int, arithmetic: str) -> Tensor
         product: a sum of parts.
         inputs: contiguous.
         rows: of the matrix.
-        arithmetic: one of `octavo.base.arithmetic.Arithmetic`, or "avx2" or "portable" (see `octavo.kernels.product.Product`).
+        arithmetic: one of `octavo.base.arithmetic.Arithmetic`, or "avx2" or "portable" (octavo.kernels.product).
     """
     outputs = torch.empty(inputs.shape[0], rows)
     # Detaching takes longer than a small product's share of the arithmetic.
@@ -210,16 +212,31 @@ def product_dense(product: Any, begin: int, end: int, dtype: torch.dtype) -> Ten
     return outputs
 
 
-def bound_product(
-    product: Any, inputs: Tensor, outputs: Tensor, first: int, bias: Tensor | None, arithmetic: str
-) -> Any:
-    """A product between memory that stays where it is (see `octavo.kernels.product.Product.between`)."""
-    bound = _extension().BoundProduct(product, inputs, outputs, first, bias, arithmetic)
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """Work on the first rows of buffers that stay where they are, on as many threads as torch uses."""
 
-    def run(rows: int) -> None:
-        bound(rows, torch.get_num_threads())
+    native: Any
 
-    return run
+    def __call__(self, rows: int) -> None:
+        self.native(rows, torch.get_num_threads())
+
+
+def sequence(operations: Sequence[Operation]) -> Operation:
+    """Operations one after the other, as one."""
+    return Operation(_extension().Sequence(tuple(operation.native for operation in operations)))
+
+
+def bound_products(
+    products: Sequence[Any], inputs: Tensor, outputs: Tensor, bias: Tensor | None, arithmetic: str
+) -> Operation:
+    """Products between memory that stays where it is (see `octavo.kernels.product.between`)."""
+    return Operation(_extension().BoundProducts(tuple(products), inputs, outputs, bias, arithmetic))
+
+
+def lookup(product: Any, index: Tensor, outputs: Tensor) -> Operation:
+    """Rows of a product's matrix (see `octavo.kernels.product.Product.lookup`)."""
+    return Operation(_extension().Lookup(product, index, outputs))
 
 
 def _extension() -> ModuleType:

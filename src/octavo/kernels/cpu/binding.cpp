@@ -11,6 +11,7 @@
 
 #include "binding_ans.hpp"
 #include "binding_decoding.hpp"
+#include "binding_operation.hpp"
 #include "binding_product.hpp"
 #include "codebook.hpp"
 #include "layout.hpp"
@@ -255,6 +256,7 @@ auto given(const char* name) { return nb::arg(name).noconvert(); }
 NB_MODULE(_native, module) {
     module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
     bind_ans(module);
+    bind_operation(module);
     bind_decoding(module);
     bind_product(module);
     module.def("instruction_set", [] { return octavo::choose_loops(false).name; });

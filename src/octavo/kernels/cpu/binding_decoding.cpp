@@ -1,5 +1,3 @@
-// A step runs these operations some hundred times on the same memory. So each is an object: arrays are handed over and
-// checked once, when it is made, and a call costs no more than a function. It keeps its arrays alive.
 #include "binding_decoding.hpp"
 
 #include <nanobind/ndarray.h>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "decoding.hpp"
+#include "operation.hpp"
 #include "team.hpp"
 
 namespace nb = nanobind;
@@ -31,8 +30,6 @@ void require(bool condition, const char* problem) {
     if (!condition) throw std::invalid_argument(problem);
 }
 
-std::size_t workers(std::int64_t threads) { return static_cast<std::size_t>(std::clamp<std::int64_t>(threads, 1, 256)); }
-
 bool narrow(nb::dlpack::dtype kind) {
     const bool is = kind.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && kind.bits == 16;
     require(is || kind == nb::dtype<float>(), "buffers are float32 or bfloat16");
@@ -44,7 +41,7 @@ std::size_t checked_rows(std::int64_t rows, std::size_t most) {
     return static_cast<std::size_t>(rows);
 }
 
-class AddNorm {
+class AddNorm final : public octavo::Operation {
   public:
     AddNorm(MatrixOut residual, std::optional<Matrix> delta, Vector weight, double epsilon, MatrixOut out,
             bool portable)
@@ -61,10 +58,9 @@ class AddNorm {
         require(weight_.shape(0) == residual_.shape(1) && weight_.shape(0) != 0, "the norm does not fit its buffers");
     }
 
-    void call(std::int64_t rows, std::int64_t threads) const {
-        const octavo::OwnTeam team;
+    void run(std::int64_t rows, std::size_t threads) const override {
         const std::size_t width = weight_.shape(0);
-        octavo::in_team_ranges(checked_rows(rows, residual_.shape(0)), 1, 2 * width, workers(threads),
+        octavo::in_team_ranges(checked_rows(rows, residual_.shape(0)), 1, 2 * width, threads,
                                [&](std::size_t begin, std::size_t end) {
             const std::size_t at = begin * width;
             loops_.add_norm(end - begin, width, residual_.data() + at, delta_ ? delta_->data() + at : nullptr,
@@ -81,18 +77,17 @@ class AddNorm {
     const octavo::DecodingLoops& loops_;
 };
 
-class Gate {
+class Gate final : public octavo::Operation {
   public:
     Gate(Matrix found, MatrixOut out, bool portable)
         : found_(std::move(found)), out_(std::move(out)), loops_(octavo::choose_decoding(portable)) {
         require(found_.shape(0) == out_.shape(0) && found_.shape(1) == 2 * out_.shape(1), "the gate does not fit its buffers");
     }
 
-    void call(std::int64_t rows, std::int64_t threads) const {
-        const octavo::OwnTeam team;
+    void run(std::int64_t rows, std::size_t threads) const override {
         const std::size_t inner = out_.shape(1);
         // An exponential takes as long as some multiplications.
-        octavo::in_team_ranges(checked_rows(rows, out_.shape(0)), 1, 8 * inner, workers(threads),
+        octavo::in_team_ranges(checked_rows(rows, out_.shape(0)), 1, 8 * inner, threads,
                                [&](std::size_t begin, std::size_t end) {
             loops_.gate(end - begin, inner, found_.data() + 2 * begin * inner, out_.data() + begin * inner);
         });
@@ -104,7 +99,7 @@ class Gate {
     const octavo::DecodingLoops& loops_;
 };
 
-class DenseProduct {
+class DenseProduct final : public octavo::Operation {
   public:
     DenseProduct(Weight weight, std::optional<Vector> bias, Matrix inputs, MatrixOut out, bool portable)
         : weight_(std::move(weight)),
@@ -120,11 +115,9 @@ class DenseProduct {
                     inputs_.data(), out_.data()};
     }
 
-    void call(std::int64_t rows, std::int64_t threads) const {
-        const octavo::OwnTeam team;
+    void run(std::int64_t rows, std::size_t threads) const override {
         const std::size_t batch = checked_rows(rows, out_.shape(0));
-        const nb::gil_scoped_release released;
-        octavo::in_team_ranges(product_.rows, 4, product_.columns * batch, workers(threads),
+        octavo::in_team_ranges(product_.rows, 4, product_.columns * batch, threads,
                                [&](std::size_t begin, std::size_t end) { loops_.dense(product_, begin, end, batch); });
     }
 
@@ -137,7 +130,7 @@ class DenseProduct {
     const octavo::DecodingLoops& loops_;
 };
 
-class Attend {
+class Attend final : public octavo::Operation {
   public:
     Attend(Matrix found, Integers slots, Integers positions, Matrix cosine, Matrix sine, Keys keys, Values values,
            std::optional<Vector> query_norm, std::optional<Vector> key_norm, std::int64_t window, double epsilon,
@@ -189,18 +182,17 @@ class Attend {
                   narrow(keys_.dtype())};
     }
 
-    void call(std::int64_t rows, std::int64_t threads) const {
-        const octavo::OwnTeam team;
+    void run(std::int64_t rows, std::size_t threads) const override {
         const std::size_t count = checked_rows(rows, out_.shape(0));
-        std::size_t most = 0;
+        std::size_t most = 0, longest = 0;
         for (std::size_t row = 0; row < count; ++row) {
             const std::int64_t slot = slots_.data()[row], position = positions_.data()[row];
             require(0 <= slot && static_cast<std::size_t>(slot) < keys_.shape(0), "there is no such slot");
             require(0 <= position && static_cast<std::size_t>(position) < cosine_.shape(0), "there is no such position");
             most = std::max(most, layer_.spans(static_cast<std::size_t>(position)));
+            longest = std::max(longest, static_cast<std::size_t>(position) + 1);
         }
         const std::int64_t *slots = slots_.data(), *positions = positions_.data();
-        const nb::gil_scoped_release released;
         const auto slot_of = [&](std::size_t row) { return static_cast<std::size_t>(slots[row]); };
         const auto position_of = [&](std::size_t row) { return static_cast<std::size_t>(positions[row]); };
         const auto found_of = [&](std::size_t row) { return found_.data() + row * layer_.row(); };
@@ -210,7 +202,7 @@ class Attend {
             return kept.data();
         };
         // Sixteen rows at a time, since neighbors' keys share lines of the cache.
-        octavo::in_team_ranges(count, octavo::tile, 16 * layer_.shared * layer_.width, workers(threads),
+        octavo::in_team_ranges(count, octavo::tile, 16 * layer_.shared * layer_.width, threads,
                                [&](std::size_t begin, std::size_t end) {
             for (std::size_t row = begin; row < end; ++row)
                 loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());
@@ -220,9 +212,9 @@ class Attend {
         const std::size_t share = layer_.heads / layer_.shared, pitch = most * layer_.partial();
         kept_partials.resize(std::max(kept_partials.size(), count * layer_.heads * pitch));
         float* const partials = kept_partials.data();
-        const std::size_t weight = 2 * octavo::span * share * layer_.width;
+        const std::size_t weight = 2 * std::min(octavo::span, longest) * share * layer_.width;
         octavo::in_team_ranges(
-            count * layer_.shared * most, 1, weight, workers(threads),
+            count * layer_.shared * most, 1, weight, threads,
             [&](std::size_t begin, std::size_t end) {
                 for (std::size_t i = begin; i < end; ++i) {
                     const std::size_t number = i % most, shared = i / most % layer_.shared, row = i / most / layer_.shared;
@@ -232,7 +224,7 @@ class Attend {
                 }
             },
             4);
-        octavo::in_team_ranges(count * layer_.heads, 1, pitch, workers(threads), [&](std::size_t begin, std::size_t end) {
+        octavo::in_team_ranges(count * layer_.heads, 1, pitch, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t i = begin; i < end; ++i)
                 loops_.merge(layer_, partials + i * pitch, layer_.spans(position_of(i / layer_.heads)),
                              out_.data() + i * layer_.width);
@@ -257,22 +249,18 @@ auto given(const char* name) { return nb::arg(name).noconvert(); }
 }  // namespace
 
 void bind_decoding(nb::module_& module) {
-    nb::class_<AddNorm>(module, "AddNorm")
+    nb::class_<AddNorm, octavo::Operation>(module, "AddNorm")
         .def(nb::init<MatrixOut, std::optional<Matrix>, Vector, double, MatrixOut, bool>(), given("residual"),
-             given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &AddNorm::call, nb::arg("rows"), nb::arg("threads"));
-    nb::class_<Gate>(module, "Gate")
-        .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &Gate::call, nb::arg("rows"), nb::arg("threads"));
-    nb::class_<DenseProduct>(module, "DenseProduct")
+             given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false);
+    nb::class_<Gate, octavo::Operation>(module, "Gate")
+        .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false);
+    nb::class_<DenseProduct, octavo::Operation>(module, "DenseProduct")
         .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
-             given("inputs"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &DenseProduct::call, nb::arg("rows"), nb::arg("threads"));
-    nb::class_<Attend>(module, "Attend")
+             given("inputs"), given("out"), nb::arg("portable") = false);
+    nb::class_<Attend, octavo::Operation>(module, "Attend")
         .def(nb::init<Matrix, Integers, Integers, Matrix, Matrix, Keys, Values, std::optional<Vector>,
                       std::optional<Vector>, std::int64_t, double, MatrixOut, bool>(),
              given("found"), given("slots"), given("positions"), given("cosine"), given("sine"), given("keys"),
              given("values"), given("query_norm").none(), given("key_norm").none(), nb::arg("window"),
-             nb::arg("epsilon"), given("out"), nb::arg("portable") = false)
-        .def("__call__", &Attend::call, nb::arg("rows"), nb::arg("threads"));
+             nb::arg("epsilon"), given("out"), nb::arg("portable") = false);
 }

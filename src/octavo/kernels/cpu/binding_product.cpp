@@ -5,6 +5,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <bit>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "operation.hpp"
 #include "product.hpp"
 #include "team.hpp"
 
@@ -144,13 +146,10 @@ public:
                                    inputs.shape(0), inputs.shape(1)};
         require(given.cols == columns_, "the inputs do not fit the columns");
         require(out.shape(0) == given.batch && out.shape(1) == rows_, "the output does not fit the rows");
-        run(given, {out.data(), rows_, nullptr}, threads, arithmetic_of(arithmetic));
-    }
-
-    void run(const octavo::Inputs& inputs, const octavo::Outputs& outputs, std::int64_t threads,
-             octavo::Arithmetic arithmetic) const {
+        const octavo::Arithmetic chosen = arithmetic_of(arithmetic);
+        const std::vector<octavo::Factor> matrices{{parts_, rows_, {out.data(), rows_, nullptr}}};
         const nb::gil_scoped_release released;
-        octavo::multiply(parts_, inputs, rows_, outputs, workers(threads), arithmetic);
+        octavo::multiply(matrices, given, workers(threads), chosen);
     }
 
     bool suits_many(const char* name) const {
@@ -181,6 +180,7 @@ public:
 
     std::size_t rows() const { return rows_; }
     std::size_t columns() const { return columns_; }
+    const octavo::Parts& parts() const { return parts_; }
 
 private:
     static constexpr std::size_t limit = std::size_t{1} << 31;
@@ -223,35 +223,66 @@ private:
     std::vector<nb::ndarray<nb::ro>> kept_;
 };
 
-// A product between memory that stays where it is: a call takes the number of vectors that are in use. It keeps its arrays
-// alive, and whoever makes it the product.
-class BoundProduct {
+// Products of the same inputs on top of each other. Whoever makes it keeps the products alive.
+class BoundProducts final : public octavo::Operation {
 public:
-    BoundProduct(const Product& product, Inputs inputs, Results out, std::size_t first, std::optional<Row> bias,
-                 const char* arithmetic)
-        : product_(product), inputs_(std::move(inputs)), out_(std::move(out)), bias_(std::move(bias)), first_(first),
-          arithmetic_(arithmetic_of(arithmetic)) {
-        require(inputs_.shape(1) == product.columns(), "the inputs do not fit the columns");
+    BoundProducts(const std::vector<const Product*>& products, Inputs inputs, Results out, std::optional<Row> bias,
+                  const char* arithmetic)
+        : inputs_(std::move(inputs)), out_(std::move(out)), bias_(std::move(bias)), arithmetic_(arithmetic_of(arithmetic)) {
         require(inputs_.shape(0) == out_.shape(0), "the buffers of a product differ in size");
-        require(first <= out_.shape(1) && product.rows() <= out_.shape(1) - first, "the output does not fit the rows");
-        require(!bias_ || bias_->shape(0) == product.rows(), "the bias does not fit the rows");
+        require(!bias_ || bias_->shape(0) == out_.shape(1), "the bias does not fit the rows");
+        std::size_t row = 0;
+        for (const Product* product : products) {
+            require(inputs_.shape(1) == product->columns(), "the inputs do not fit the columns");
+            require(product->rows() <= out_.shape(1) - row, "the output does not fit the rows");
+            matrices_.push_back({product->parts(), product->rows(),
+                                 {out_.data() + row, out_.shape(1), bias_ ? bias_->data() + row : nullptr}});
+            row += product->rows();
+        }
+        require(row == out_.shape(1), "the output does not fit the rows");
     }
 
-    void call(std::int64_t vectors, std::int64_t threads) const {
-        require(0 <= vectors && static_cast<std::size_t>(vectors) <= inputs_.shape(0), "there are not so many rows");
-        if (vectors == 0) return;
-        const octavo::OwnTeam team;
-        product_.run({inputs_.data(), Kind::float32, static_cast<std::size_t>(vectors), inputs_.shape(1)},
-                     {out_.data() + first_, out_.shape(1), bias_ ? bias_->data() : nullptr}, threads, arithmetic_);
+    void run(std::int64_t rows, std::size_t threads) const override {
+        require(0 <= rows && static_cast<std::size_t>(rows) <= inputs_.shape(0), "there are not so many rows");
+        if (rows == 0) return;
+        octavo::multiply(matrices_, {inputs_.data(), Kind::float32, static_cast<std::size_t>(rows), inputs_.shape(1)},
+                         threads, arithmetic_);
+    }
+
+private:
+    Inputs inputs_;
+    Results out_;
+    std::optional<Row> bias_;
+    std::vector<octavo::Factor> matrices_;
+    octavo::Arithmetic arithmetic_;
+};
+
+// Rows of a product's matrix, whose numbers are read at each call. Whoever makes it keeps the product alive.
+class Lookup final : public octavo::Operation {
+public:
+    Lookup(const Product& product, Places index, Results out)
+        : product_(product), index_(std::move(index)), out_(std::move(out)) {
+        require(index_.shape(0) == out_.shape(0) && out_.shape(1) == product.columns(), "the output does not fit the rows");
+    }
+
+    void run(std::int64_t rows, std::size_t threads) const override {
+        require(0 <= rows && static_cast<std::size_t>(rows) <= out_.shape(0), "there are not so many rows");
+        const auto count = static_cast<std::size_t>(rows), columns = out_.shape(1);
+        const std::int64_t* const index = index_.data();
+        require(std::all_of(index, index + count, [&](std::int64_t row) {
+                    return 0 <= row && static_cast<std::size_t>(row) < product_.rows();
+                }), "there is no such row");
+        // A weight takes as long as some multiplications.
+        octavo::in_team_ranges(count, 1, 4 * columns, threads, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i)
+                octavo::read_row(product_.parts(), static_cast<std::size_t>(index[i]), columns, out_.data() + i * columns);
+        });
     }
 
 private:
     const Product& product_;
-    Inputs inputs_;
+    Places index_;
     Results out_;
-    std::optional<Row> bias_;
-    std::size_t first_;
-    octavo::Arithmetic arithmetic_;
 };
 
 auto given(const char* name) { return nb::arg(name).noconvert(); }
@@ -275,9 +306,11 @@ void bind_product(nb::module_& module) {
         .def("dense", &Product::dense, nb::arg("begin"), given("out"), nb::arg("threads"))
         .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),
              nb::arg("arithmetic"));
-    nb::class_<BoundProduct>(module, "BoundProduct")
-        .def(nb::init<const Product&, Inputs, Results, std::size_t, std::optional<Row>, const char*>(),
-             nb::keep_alive<1, 2>(), nb::arg("product"), given("inputs"), given("out"), nb::arg("first"),
-             given("bias").none(), nb::arg("arithmetic"))
-        .def("__call__", &BoundProduct::call, nb::arg("rows"), nb::arg("threads"));
+    nb::class_<BoundProducts, octavo::Operation>(module, "BoundProducts")
+        .def(nb::init<const std::vector<const Product*>&, Inputs, Results, std::optional<Row>, const char*>(),
+             nb::keep_alive<1, 2>(), nb::arg("products"), given("inputs"), given("out"), given("bias").none(),
+             nb::arg("arithmetic"));
+    nb::class_<Lookup, octavo::Operation>(module, "Lookup")
+        .def(nb::init<const Product&, Places, Results>(), nb::keep_alive<1, 2>(), nb::arg("product"), given("index"),
+             given("out"));
 }

@@ -111,7 +111,7 @@ public:
         generic::widen_bfloat16(narrow_, max_levels, exact);
         exact_ = lanes_.width >= least_narrow && taken.factors == nullptr && std::equal(exact, exact + max_levels, values_);
         lanes_.narrow = narrow_, lanes_.bytes = byte_values_.bytes;
-        tiles_ = {packed, lanes_.row_bytes, taken.count, lanes_.width, slice_of(scales), signed_values_, scales};
+        tiles_ = tile_codes(packed, lanes_.row_bytes, taken.count, lanes_.width, signed_values_, scales);
     }
 
     Order order(Kind kind, Arithmetic arithmetic) const override {

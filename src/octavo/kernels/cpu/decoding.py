@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -13,16 +12,16 @@ from octavo.kernels import cpu
 
 def add_norm(
     residual: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float, out: Tensor, portable: bool = False
-) -> Any:
-    return _threaded(_made("AddNorm", residual, delta, weight, epsilon, out, portable))
+) -> cpu.Operation:
+    return cpu.Operation(_made("AddNorm", residual, delta, weight, epsilon, out, portable))
 
 
-def gate(found: Tensor, out: Tensor, portable: bool = False) -> Any:
-    return _threaded(_made("Gate", found, out, portable))
+def gate(found: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
+    return cpu.Operation(_made("Gate", found, out, portable))
 
 
-def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> Any:
-    return _threaded(_made("DenseProduct", weight, bias, inputs, out, portable))
+def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
+    return cpu.Operation(_made("DenseProduct", weight, bias, inputs, out, portable))
 
 
 def attend(
@@ -39,18 +38,9 @@ def attend(
     epsilon: float,
     out: Tensor,
     portable: bool = False,
-) -> Any:
+) -> cpu.Operation:
     cache = cosine, sine, keys, values, query_norm, key_norm
-    return _threaded(_made("Attend", found, slots, positions, *cache, window or 0, epsilon, out, portable))
-
-
-def _threaded(made: Any) -> Any:
-    """An operation on as many threads as torch uses."""
-
-    def run(rows: int) -> None:
-        made(rows, torch.get_num_threads())
-
-    return run
+    return cpu.Operation(_made("Attend", found, slots, positions, *cache, window or 0, epsilon, out, portable))
 
 
 def _made(name: str, *arguments: Any) -> Any:

@@ -123,24 +123,28 @@ void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size
     });
 }
 
-void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const Outputs& outputs, std::size_t threads,
-              Arithmetic arithmetic) {
+void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic) {
     const Loops& loops = choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2);
     static thread_local std::vector<float> kept;
     const std::size_t batch = inputs.batch, room = room_for(batch), groups = (batch + room - 1) / room;
     std::vector<Staged> staged;
-    std::size_t size = 0, widest = 0, taken = 0, work = 0;
+    std::vector<std::size_t> ends;  // of `staged`, a matrix each
+    std::size_t size = 0, widest = 0, taken = 0, work = 0, rows = 0;
     bool lanes = false, by_rows = false;
-    for (const auto& part : parts) {
-        const Order order = part->order(inputs.kind, arithmetic);
-        const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
-        staged.push_back({part.get(), order, size, size + prepared, pitch});
-        size += prepared + pitch * groups * room;
-        widest = std::max(widest, part->pitch(Order::plain));
-        taken += part->taken.count;
-        work += part->weights() * batch;
-        lanes |= in_lanes(order);
-        by_rows |= order == Order::tiles || order == Order::split_lanes;
+    for (const Factor& matrix : matrices) {
+        for (const auto& part : matrix.parts) {
+            const Order order = part->order(inputs.kind, arithmetic);
+            const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
+            staged.push_back({part.get(), order, size, size + prepared, pitch});
+            size += prepared + pitch * groups * room;
+            widest = std::max(widest, part->pitch(Order::plain));
+            taken += part->taken.count;
+            work += part->weights() * batch;
+            lanes |= in_lanes(order);
+            by_rows |= order == Order::tiles || order == Order::split_lanes;
+        }
+        ends.push_back(staged.size());
+        rows += matrix.rows;
     }
     float* const memory = memory_of(kept, size);
     for (const Staged& each : staged) each.part->prepare(each.order, memory + each.prepared);
@@ -161,13 +165,19 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const 
     });
 
     const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows, batch, useful, lanes, by_rows), tiles = (rows + height - 1) / height;
+    const std::size_t height = tile_height(rows, batch, useful, lanes, by_rows);
+    const auto tiles_of = [&](const Factor& matrix) { return (matrix.rows + height - 1) / height; };
+    std::size_t tiles = 0;
+    for (const Factor& matrix : matrices) tiles += tiles_of(matrix);
     std::atomic<std::size_t> next = 0;
     in_team(std::min(useful, tiles), [&] {
         static thread_local std::vector<float> kept_sums;
         float* const sums = lanes ? memory_of(kept_sums, batch * height * lanes_in_chunk) : nullptr;
         for (std::size_t tile = next++; tile < tiles; tile = next++) {
-            const std::size_t begin = tile * height, count = std::min(height, rows - begin);
+            std::size_t number = 0, own = tile;
+            for (; own >= tiles_of(matrices[number]); ++number) own -= tiles_of(matrices[number]);
+            const Outputs& outputs = matrices[number].outputs;
+            const std::size_t begin = own * height, count = std::min(height, matrices[number].rows - begin);
             if (lanes) std::fill(sums, sums + batch * count * lanes_in_chunk, 0.0f);
             for (std::size_t vector = 0; vector < batch; ++vector) {
                 float* const out = outputs.data + vector * outputs.pitch + begin;
@@ -176,9 +186,11 @@ void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const 
                 else
                     std::copy(outputs.bias + begin, outputs.bias + begin + count, out);
             }
-            for (const Staged& each : staged)
+            for (std::size_t i = number == 0 ? 0 : ends[number - 1]; i < ends[number]; ++i) {
+                const Staged& each = staged[i];
                 each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch, begin, begin + count,
                                 outputs.data, outputs.pitch, sums, each.order, &loops});
+            }
 #if OCTAVO_X86
             if (lanes)
                 for (std::size_t vector = 0; vector < batch; ++vector)

@@ -156,9 +156,15 @@ struct Outputs {
     const float* bias;
 };
 
-// Outputs = bias + inputs times the transpose of the sum of the parts.
-void multiply(const Parts& parts, const Inputs& inputs, std::size_t rows, const Outputs& outputs, std::size_t threads,
-              Arithmetic arithmetic);
+// A matrix, the sum of its parts, and where its products go.
+struct Factor {
+    const Parts& parts;
+    std::size_t rows;
+    Outputs outputs;
+};
+
+// Outputs = bias + inputs times the transpose, for all matrices of some inputs in one region of threads.
+void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic);
 
 // out [columns] = the weights of one row.
 void read_row(const Parts& parts, std::size_t row, std::size_t columns, float* out);

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "bytes.hpp"
 #include "product.hpp"
@@ -20,6 +21,14 @@ constexpr std::size_t vectors_in_tile = vectors_in_group;
 // Codes that are looked up at once.
 constexpr std::size_t codes_in_load = 64;
 
+// Of slices: the first block of scales that they have, which of those from there on, and which of these each slice has.
+constexpr std::size_t slices_together = 16;
+struct SliceBlocks {
+    alignas(64) std::int32_t place[slices_together];
+    std::size_t first;
+    std::uint16_t present;
+};
+
 struct TileCodes {
     const std::uint8_t* codes;
     std::size_t row_bytes;
@@ -28,13 +37,15 @@ struct TileCodes {
     std::size_t slice;  // codes of one scale and one tile, 32 or 64
     const std::int8_t* values;  // of all 2^width codes, repeated up to 256
     Factors scales;
+    std::vector<SliceBlocks> blocks;
 
     std::size_t loads() const { return (count + codes_in_load - 1) / codes_in_load; }
     std::size_t slices() const { return loads() * (codes_in_load / slice); }
 };
 
-// The codes of a slice for scales of so many codes; 0 if there is none.
-std::size_t slice_of(const Factors& scales);
+// Codes and their scales; slices are of 0 codes if there are none for such scales.
+TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size_t count, int width,
+                     const std::int8_t* values, const Factors& scales);
 
 #if OCTAVO_X86
 // Whether this processor has the instructions, and the system lets this process use them.

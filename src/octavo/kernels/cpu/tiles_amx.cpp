@@ -5,6 +5,7 @@
 #include <cpuid.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -163,11 +164,10 @@ struct Place {
     std::size_t row, height, load, count;
 };
 
-// Of a row in a strip: loads that are there as a whole, what is there of the one after them, which is the row's last, and
-// how far away the strip lies that comes next, in these rows or in those below.
+// Of a row in a strip: loads that are there as a whole, and what is there of the one after them, which is the row's last.
 template <int width, std::size_t slice>
 struct Span {
-    std::size_t whole, ahead;
+    std::size_t whole;
     __mmask64 rest;
 
     OCTAVO_INLINE Span(const TileCodes& codes, const Place& at) {
@@ -176,13 +176,22 @@ struct Span {
         const bool ends = at.load + at.count == last + 1;
         rest = ~__mmask64{0} >> (64 - std::min(codes.row_bytes - last * each, each));
         whole = at.count - (ends && rest != Decoder<width, slice>::all ? 1 : 0);
-        ahead = ends ? rows_in_tile * codes.row_bytes - at.load * each : at.count * each;
     }
 };
 
+// Fetches some codes of a strip that is multiplied soon: the share of one load of `loads`.
+template <int width, std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void fetch(const TileCodes& codes, const Place& soon, std::size_t load, std::size_t loads) {
+    constexpr std::size_t each = Decoder<width, slice>::bytes;
+    for (std::size_t row = load; row < soon.height; row += loads) {
+        const std::uint8_t* const from = codes.codes + (soon.row + row) * codes.row_bytes + soon.load * each;
+        for (std::size_t byte = 0; byte < soon.count * each; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
+    }
+}
+
 template <int width, std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, const TileCodes& codes, const Place& at,
-                                       std::int8_t* bytes) {
+                                       const Place& soon, std::int8_t* bytes) {
     constexpr std::size_t each = Decoder<width, slice>::bytes;
     const Span<width, slice> span(codes, at);
     const auto put = [&](std::size_t load, std::size_t row, __m512i found) OCTAVO_TILES OCTAVO_LAMBDA {
@@ -196,7 +205,7 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
     };
     for (std::size_t row = 0; row < at.height; ++row) {
         const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + at.load * each;
-        for (std::size_t byte = 0; byte < at.count * each; byte += 64) _mm_prefetch(from + byte + span.ahead, _MM_HINT_T1);
+        fetch<width, slice>(codes, soon, row, at.height);
         for (std::size_t load = 0; load < span.whole; ++load)
             put(load, row, decoder(from + load * each, Decoder<width, slice>::all));
         if (span.whole < at.count) put(span.whole, row, decoder(from + span.whole * each, span.rest));
@@ -206,22 +215,32 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
 // Where `summed` leaves the rows.
 constexpr std::size_t summed_row(std::size_t place) { return place / 8 * 4 + place / 4 % 2 * 8 + place % 2 * 2 + place / 2 % 2; }
 
+// And where each row is.
+alignas(64) constexpr std::array<std::int32_t, rows_in_tile> place_of = [] {
+    std::array<std::int32_t, rows_in_tile> found{};
+    for (std::size_t place = 0; place < rows_in_tile; ++place) found[summed_row(place)] = static_cast<std::int32_t>(place);
+    return found;
+}();
+
 // The scales of a strip, slice by slice; with `summed`, in the order that it leaves rows in.
 template <bool summed>
-OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
+OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, const Place& soon, float* out) {
     const Factors& scales = codes.scales;
+    if (!scales.shared && soon.load == 0) {
+        const std::size_t pitch = scales.blocks * (scales.narrow ? 2 : 4);
+        const auto* const from = static_cast<const char*>(scales.data) + soon.row * pitch;
+        for (std::size_t byte = 0; byte < soon.height * pitch; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
+    }
     const std::size_t in_load = codes_in_load / codes.slice, begin = at.load * in_load, end = (at.load + at.count) * in_load;
-    const auto block_of = [&](std::size_t slice) { return std::min(slice * codes.slice / scales.block, scales.blocks - 1); };
-    for (std::size_t slice = begin; slice < end; slice += 16, out += 16 * rows_in_tile) {
-        const std::size_t first = block_of(slice), last = block_of(std::min(slice + 16, end) - 1);
-        const auto present = static_cast<__mmask16>(0xFFFFu >> (15 - (last - first)));
-        alignas(64) std::int32_t place[16];
-        for (std::size_t i = 0; i < 16; ++i) place[i] = static_cast<std::int32_t>(std::min(block_of(slice + i), last) - first);
-        const __m512i places = _mm512_load_si512(place);
+    static_assert(loads_in_strip % slices_together == 0);
+    for (std::size_t slice = begin; slice < end; slice += slices_together, out += slices_together * rows_in_tile) {
+        const SliceBlocks& blocks = codes.blocks[slice / slices_together];
+        const auto present = static_cast<__mmask16>(blocks.present);
+        const __m512i places = _mm512_load_si512(blocks.place);
         __m512 rows[rows_in_tile];
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
             const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
-            const std::size_t start = own * scales.blocks + first;
+            const std::size_t start = own * scales.blocks + blocks.first;
             __m512 found;
             if (scales.narrow)
                 found = _mm512_castsi512_ps(_mm512_slli_epi32(
@@ -269,7 +288,7 @@ OCTAVO_TILES OCTAVO_INLINE void sum_lanes(__m512i* v, __m512i* out) {
 // One vector: as many instructions as tiles take, and memory is read in a steadier stream.
 template <int width, std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, const Task& task,
-                                             const Place& at, const Strip& held) {
+                                             const Place& at, const Place& soon, const Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
     const std::size_t first = at.load * in_load;
     const auto* const inputs = reinterpret_cast<const std::int8_t*>(task.inputs) + first * slice;
@@ -283,11 +302,10 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     const auto add = [&](std::size_t load, __mmask64 present) OCTAVO_TILES OCTAVO_LAMBDA {
         const __m512i x = _mm512_loadu_si512(inputs + load * codes_in_load);
         __m512i found[rows_in_tile], sums[in_load];
+        fetch<width, slice>(codes, soon, load, at.count);
 #pragma GCC unroll 16
-        for (std::size_t row = 0; row < rows_in_tile; ++row) {
+        for (std::size_t row = 0; row < rows_in_tile; ++row)
             found[row] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), decoder(rows[row] + load * each, present), x);
-            _mm_prefetch(rows[row] + load * each + span.ahead, _MM_HINT_T1);
-        }
         sum_lanes<slice>(found, sums);
         for (std::size_t i = 0; i < in_load; ++i) {
             const std::size_t place = load * in_load + i;
@@ -299,9 +317,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     };
     for (std::size_t load = 0; load < span.whole; ++load) add(load, Decoder<width, slice>::all);
     if (span.whole < at.count) add(span.whole, span.rest);
-    alignas(64) std::int32_t place_of[rows_in_tile];
-    for (std::size_t place = 0; place < rows_in_tile; ++place) place_of[summed_row(place)] = static_cast<std::int32_t>(place);
-    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of), total));
+    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), total));
 }
 
 template <std::size_t slice>
@@ -337,22 +353,26 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, const Task
     }
 }
 
-// Calls run(place) for each strip of a task.
+// Calls run(place, soon) for each strip of a task and the one that is to be fetched meanwhile.
 template <typename Run>
 OCTAVO_TILES OCTAVO_INLINE void in_strips(const TileCodes& codes, const Task& task, const Run& run) {
-    const std::size_t loads = codes.loads();
-    for (std::size_t row = task.begin; row < task.end; row += rows_in_tile)
-        for (std::size_t load = 0; load < loads; load += loads_in_strip)
-            run(Place{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)});
+    constexpr std::size_t ahead = 2;
+    const std::size_t loads = codes.loads(), across = (loads + loads_in_strip - 1) / loads_in_strip;
+    const std::size_t strips = (task.end - task.begin + rows_in_tile - 1) / rows_in_tile * across;
+    const auto place = [&](std::size_t strip) OCTAVO_LAMBDA {
+        const std::size_t row = task.begin + strip / across * rows_in_tile, load = strip % across * loads_in_strip;
+        return Place{row, std::min(rows_in_tile, task.end - row), load, std::min(loads_in_strip, loads - load)};
+    };
+    for (std::size_t strip = 0; strip < strips; ++strip) run(place(strip), place(std::min(strip + ahead, strips - 1)));
 }
 
 template <int width, std::size_t slice>
 OCTAVO_TILES void add_one(const TileCodes& codes, const Task& task) {
     const Decoder<width, slice> decoder(codes.values, middle);
     Strip& held = strip();
-    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
-        spread_scales<true>(codes, at, held.scales);
-        multiply_one(decoder, codes, task, at, held);
+    in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
+        spread_scales<true>(codes, at, soon, held.scales);
+        multiply_one(decoder, codes, task, at, soon, held);
     });
 }
 
@@ -363,9 +383,9 @@ OCTAVO_TILES void add_many(const TileCodes& codes, const Task& task) {
     static_assert(sizeof shapes == 64);
     asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory");
     Strip& held = strip();
-    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
-        decode(decoder, codes, at, held.bytes);
-        spread_scales<false>(codes, at, held.scales);
+    in_strips(codes, task, [&](const Place& at, const Place& soon) OCTAVO_TILES OCTAVO_LAMBDA {
+        decode(decoder, codes, at, soon, held.bytes);
+        spread_scales<false>(codes, at, soon, held.scales);
         multiply_many<slice>(codes, task, at, held);
     });
     asm volatile("tilerelease" ::: "memory");
@@ -387,9 +407,22 @@ bool permitted() {
 
 }  // namespace
 
-std::size_t slice_of(const Factors& scales) {
-    if (scales.blocks == 1 || scales.block % 64 == 0) return 64;
-    return scales.block % 32 == 0 ? 32 : 0;
+TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size_t count, int width,
+                     const std::int8_t* values, const Factors& scales) {
+    const bool long_blocks = scales.blocks == 1 || scales.block % 64 == 0;
+    const std::size_t slice = long_blocks ? 64 : scales.block % 32 == 0 ? 32 : 0;
+    TileCodes made{codes, row_bytes, count, width, slice, values, scales, {}};
+    if (slice == 0) return made;
+    const auto block_of = [&](std::size_t number) { return std::min(number * slice / scales.block, scales.blocks - 1); };
+    for (std::size_t begin = 0; begin < made.slices(); begin += slices_together) {
+        SliceBlocks& blocks = made.blocks.emplace_back();
+        const std::size_t last = block_of(std::min(begin + slices_together, made.slices()) - 1);
+        blocks.first = block_of(begin);
+        blocks.present = static_cast<std::uint16_t>(0xFFFFu >> (15 - (last - blocks.first)));
+        for (std::size_t i = 0; i < slices_together; ++i)
+            blocks.place[i] = static_cast<std::int32_t>(std::min(block_of(begin + i), last) - blocks.first);
+    }
+    return made;
 }
 
 bool tiles_supported() {

@@ -83,8 +83,8 @@ void check(const Problem& problem, std::size_t batch) {
         const octavo::Inputs inputs{half ? static_cast<const void*>(narrow) : wide,
                                     half ? octavo::Kind::bfloat16 : octavo::Kind::float32, batch, problem.columns};
         float *plain = guarded<float>(results), *fast = guarded<float>(results);
-        octavo::multiply(problem.parts, inputs, problem.rows, {plain, problem.rows, nullptr}, 1, octavo::Arithmetic::portable);
-        octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, 2, octavo::Arithmetic::bytes);
+        octavo::multiply({{problem.parts, problem.rows, {plain, problem.rows, nullptr}}}, inputs, 1, octavo::Arithmetic::portable);
+        octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, 2, octavo::Arithmetic::bytes);
         double error = 0, size = 1e-6;
         for (std::size_t i = 0; i < results; ++i) {
             error += (fast[i] - plain[i]) * static_cast<double>(fast[i] - plain[i]);
@@ -103,7 +103,7 @@ void check(const Problem& problem, std::size_t batch) {
         }
         for (const octavo::Arithmetic arithmetic : {octavo::Arithmetic::exact, octavo::Arithmetic::avx2})
             for (const std::size_t threads : {1, 3}) {
-                octavo::multiply(problem.parts, inputs, problem.rows, {fast, problem.rows, nullptr}, threads, arithmetic);
+                octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, threads, arithmetic);
                 for (std::size_t i = 0; i < results; ++i)
                     if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
             }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,12 +62,14 @@ QUANTIZED_ROWS = 128
 LARGEST_GRID = 1 << 22
 """Weights of a grid that is coded for this; larger ones take minutes."""
 
-INPUTS: dict[str, tuple[torch.dtype, Arithmetic]] = {
+INPUTS: dict[str, tuple[torch.dtype, Arithmetic | Literal["avx2", "portable"]]] = {
     "float32": (torch.float32, "exact"),
     "bfloat16": (torch.bfloat16, "exact"),
     "int8": (torch.float32, "int8"),
+    "avx2": (torch.float32, "avx2"),
+    "portable": (torch.float32, "portable"),
 }
-"""What packed weights are multiplied with, and in what."""
+"""What packed weights are multiplied with, and in what; the last two are float32 as lesser processors compute it."""
 
 DENSE = {"dense float32": torch.float32, "dense bfloat16": torch.bfloat16}
 
@@ -93,6 +95,7 @@ def main(
     threads: Annotated[list[int] | None, typer.Option(help="Threads; repeat for several.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Vectors at once; repeat for several.")] = None,
     spread: Annotated[int, typer.Option(help="MiB of copies that a run goes through.")] = 64,
+    inputs: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(INPUTS)}; repeat for several.")] = None,
     repeats: int = 10,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
 ) -> None:
@@ -105,7 +108,8 @@ def main(
         bandwidth = read_bandwidth(repeats)
         console.print(f"{count} thread(s): reading runs at {bandwidth:.1f} GB/s")
         for side in shape or SHAPES:
-            found = timed_shape(side, format or FORMATS, batch or (1, 4, 16), spread << 20, repeats, bandwidth)
+            kinds = inputs or ("float32", "bfloat16", "int8")
+            found = timed_shape(side, format or FORMATS, batch or (1, 4, 16), kinds, spread << 20, repeats, bandwidth)
             console.print(table(found))
             rows += found
     if json_path is not None:
@@ -113,7 +117,13 @@ def main(
 
 
 def timed_shape(
-    shape: str, formats: Sequence[str], batches: Sequence[int], spread: int, repeats: int, bandwidth: float
+    shape: str,
+    formats: Sequence[str],
+    batches: Sequence[int],
+    kinds: Sequence[str],
+    spread: int,
+    repeats: int,
+    bandwidth: float,
 ) -> list[Row]:
     height, width = (int(side) for side in shape.split("x"))
     generator = torch.Generator().manual_seed(0)
@@ -134,7 +144,8 @@ def timed_shape(
         products = [fused(copied(quantized)) for _ in range(-(-spread // size))]
         ready = [product for product in products if product is not None]
         for batch in batches:
-            for kind, (dtype, arithmetic) in INPUTS.items():
+            for kind in kinds:
+                dtype, arithmetic = INPUTS[kind]
                 inputs = torch.randn(batch, width, generator=generator).to(dtype)
                 calls = [partial(product, arithmetic=arithmetic) for product in ready]
                 seconds = best(partial(each, calls, inputs), repeats) / len(ready)

@@ -18,7 +18,7 @@ from octavo.kernels import product as parts
 
 LEVELS = [2, 3, 4, 8, 11, 16, 17, 32, 64, 100, 128, 256]
 SHAPES = [(67, 72, 64), (5, 200, 1000), (3, 77, 7), (33, 64, 2**62)]
-PATHS = ("exact", "portable") if not cpu.MISSING else ()
+PATHS = ("exact", "avx2", "portable") if not cpu.MISSING else ()
 # Of the sum of all magnitudes: some roundings of float32, in whatever order.
 TOLERANCE = 1e-6
 needs_cpp = pytest.mark.skipif(bool(cpu.MISSING), reason=f"without C++: {cpu.MISSING}")
@@ -82,7 +82,7 @@ def test_bytes_are_exact_where_nothing_is_rounded(generator: torch.Generator) ->
 @given(st.integers(1, 40), st.integers(1, 1200), st.integers(1, 8), st.sampled_from([1, 7, 32, 64, 96]), st.data())
 def test_products_do_not_depend_on_company(rows: int, columns: int, bits: int, block: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(rows + 100 * columns)
-    batch, arithmetic = data.draw(st.integers(2, 35)), data.draw(st.sampled_from(["exact", "int8", "portable"]))
+    batch, arithmetic = data.draw(st.integers(2, 35)), data.draw(st.sampled_from(["exact", "avx2", "int8", "portable"]))
     product = parts.Product(rows, columns, [one_part(2**bits, rows, columns, block, generator)])
     inputs = torch.randn(batch, columns, generator=generator)
     together = product(inputs, arithmetic)

@@ -23,8 +23,8 @@ TOLERANCE = 1e-6
 DTYPES = (torch.float32, torch.bfloat16)
 # Rows beyond a tile and odd ones; columns that fill whole bytes, vectors and blocks, and such as do not.
 SHAPES = ((70, 64), (1, 200), (131, 33), (9, 17))
-Path = Literal["exact", "portable"]
-PATHS: tuple[Path, ...] = ("exact", "portable") if not cpu.MISSING else ("exact",)
+Path = Literal["exact", "avx2", "portable"]
+PATHS: tuple[Path, ...] = ("exact", "avx2", "portable") if not cpu.MISSING else ("exact",)
 
 ALONE = ("lattice-d4", "lattice-e8", "glvq")
 """Elements that have no product of their own."""

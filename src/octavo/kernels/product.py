@@ -310,13 +310,14 @@ class Product:
         return self.parts
 
     def __call__(
-        self, inputs: Float[Tensor, "batch columns"], arithmetic: Arithmetic | Literal["portable"] = "exact"
+        self, inputs: Float[Tensor, "batch columns"], arithmetic: Arithmetic | Literal["avx2", "portable"] = "exact"
     ) -> Float32[Tensor, "batch {self.rows}"]:
         """Inputs, float32 or bfloat16, times the transpose of the matrix (see `octavo.kernels.linear`).
 
         Args:
             inputs: rows of them.
-            arithmetic: "portable" is float32 with the instructions that every processor has.
+            arithmetic: "avx2" is float32 as a processor without AVX-512 computes it, "portable" with the
+                instructions that every processor has.
         """
         if plain_backend(inputs) is cpu:
             return cpu.multiply(self._native, inputs.contiguous(), self.rows, arithmetic)

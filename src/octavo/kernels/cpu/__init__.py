@@ -183,7 +183,7 @@ def multiply(product: Any, inputs: Tensor, rows: int, arithmetic: str) -> Tensor
         product: a sum of parts.
         inputs: contiguous.
         rows: of the matrix.
-        arithmetic: one of `octavo.base.arithmetic.Arithmetic`, or "portable".
+        arithmetic: one of `octavo.base.arithmetic.Arithmetic`, or "avx2" or "portable" (octavo.kernels.product).
     """
     outputs = torch.empty(inputs.shape[0], rows)
     # Detaching takes longer than a small product's share of the arithmetic.

@@ -46,8 +46,9 @@ void require(bool condition, const char* problem) {
 
 octavo::Arithmetic arithmetic_of(std::string_view name) {
     if (name == "portable") return octavo::Arithmetic::portable;
+    if (name == "avx2") return octavo::Arithmetic::avx2;
     if (name == "exact") return octavo::Arithmetic::exact;
-    require(name == "int8", "arithmetic is exact, int8 or portable");
+    require(name == "int8", "arithmetic is exact, int8, avx2 or portable");
     return octavo::Arithmetic::bytes;
 }
 

@@ -11,7 +11,6 @@
 
 #include "generic.hpp"
 
-#define OCTAVO_LAMBDA __attribute__((always_inline))
 #define OCTAVO_CHUNKS __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi")))
 
 namespace octavo {

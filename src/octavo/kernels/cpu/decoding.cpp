@@ -383,6 +383,7 @@ const DecodingLoops& choose_decoding(bool portable) {
     if (!portable && __builtin_cpu_supports("avx512f")) return avx512_decoding;
     if (!portable && __builtin_cpu_supports("avx2")) return avx2_decoding;
 #endif
+    (void)portable;
     return plain_decoding;
 }
 

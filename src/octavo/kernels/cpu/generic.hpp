@@ -9,6 +9,7 @@
 #include "loops.hpp"
 
 #define OCTAVO_INLINE inline __attribute__((always_inline))
+#define OCTAVO_LAMBDA __attribute__((always_inline))
 
 namespace octavo::generic {
 

@@ -1,10 +1,10 @@
-// Products with packed codes of whole bits whose rows begin with a byte, for AVX-512 with byte permutations.
+// Products with packed codes of whole bits whose rows begin with a byte, for AVX-512 with byte permutations, AVX2 and NEON.
 //
-// A register takes sixteen runs of `span` consecutive codes, one a 32-bit lane. Its lowest codes are looked up, all at
-// once, in a table that lies in registers, and multiplied with inputs that were put in this order before; then every
-// lane is shifted by one code. A register of codes is a chunk. Where inputs and values all are bfloat16, wide codes are
-// looked up in tables of these, two runs of span / 2 codes to a lane, and pairs of products are summed in float32; narrow
-// codes gain nothing by that.
+// A chunk is sixteen runs of `span` consecutive codes, one a 32-bit lane: a register of AVX-512. Its lowest codes are looked
+// up, all at once, in a table that lies in registers, and multiplied with inputs that were put in this order before; then
+// every lane is shifted by one code. Where inputs and values all are bfloat16, wide codes are looked up in tables of these
+// (AVX-512 alone), two runs of span / 2 codes to a lane, and pairs of products are summed in float32; narrow codes gain
+// nothing by that.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +27,7 @@ constexpr std::size_t lane_span(int width) {
 
 struct LanesCodes {
     const std::uint8_t* codes;
+    const std::uint8_t* end;  // of those of all rows
     std::size_t row_bytes;
     int width;
     const float* values;           // of all 2^width codes, repeated up to 256
@@ -87,6 +88,15 @@ void lanes_add(const LanesCodes& codes, const Task& task);
 
 // out[row] += the sum of the lanes of a row.
 void lanes_sum(const float* sums, std::size_t rows, float* out);
+#endif
+
+#if OCTAVO_X86 || OCTAVO_NEON
+// The same in float32 for registers of eight or four lanes, AVX2's and NEON's, with sums in an order of their own.
+bool split_lanes_supported();
+void split_lanes_arrange(int width, std::size_t chunks, const float* plain, float* out);
+
+// Adds to the outputs of a task.
+void split_lanes_add(const LanesCodes& codes, const Task& task);
 #endif
 
 }  // namespace octavo

@@ -11,6 +11,12 @@
 #define OCTAVO_X86 0
 #endif
 
+#if defined(__aarch64__)
+#define OCTAVO_NEON 1
+#else
+#define OCTAVO_NEON 0
+#endif
+
 namespace octavo {
 
 // Loops read weights and write codes in multiples of this many; callers pad their buffers.
@@ -136,7 +142,8 @@ extern const Loops avx2_loops;
 Loops with_avx512(Loops loops);
 #endif
 
-// The fastest loops this processor runs; `portable` forces the portable ones.
-const Loops& choose_loops(bool portable);
+// The fastest loops this processor runs; `portable` forces the portable ones, and without `avx512` they are those of a
+// processor that has none.
+const Loops& choose_loops(bool portable, bool avx512 = true);
 
 }  // namespace octavo

@@ -89,13 +89,13 @@ const Loops portable_loops = {
     shift_walk,      shift_values,
 };
 
-const Loops& choose_loops(bool portable) {
+const Loops& choose_loops(bool portable, bool avx512) {
 #if OCTAVO_X86
     static const Loops avx512_loops = with_avx512(avx2_loops);
     if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-        return __builtin_cpu_supports("avx512f") ? avx512_loops : avx2_loops;
+        return avx512 && __builtin_cpu_supports("avx512f") ? avx512_loops : avx2_loops;
 #endif
-    (void)portable;
+    (void)portable, (void)avx512;
     return portable_loops;
 }
 

@@ -51,9 +51,9 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
 
 // Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums of lanes
 // that stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
-std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool tiled) {
+std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool by_rows) {
     const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
-    const std::size_t tiles = threads == 1 ? 1 : lanes || tiled ? 2 * threads : threads;
+    const std::size_t tiles = threads == 1 ? 1 : lanes || by_rows ? 2 * threads : threads;
     return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }
 
@@ -128,13 +128,13 @@ void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size
 }
 
 void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic) {
-    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable);
+    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2);
     static thread_local std::vector<float> kept;
     const std::size_t batch = inputs.batch, room = room_for(batch), groups = (batch + room - 1) / room;
     std::vector<Staged> staged;
     std::vector<std::size_t> ends;  // of `staged`, a matrix each
     std::size_t size = 0, widest = 0, taken = 0, work = 0, rows = 0;
-    bool lanes = false, tiled = false;
+    bool lanes = false, by_rows = false;
     for (const Factor& matrix : matrices) {
         for (const auto& part : matrix.parts) {
             const Order order = part->order(inputs.kind, arithmetic);
@@ -149,7 +149,7 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
             taken += arranged ? 0 : part->taken.count;
             work += part->weights() * batch;
             lanes |= in_lanes(order);
-            tiled |= order == Order::tiles;
+            by_rows |= order == Order::tiles || order == Order::split_lanes;
         }
         ends.push_back(staged.size());
         rows += matrix.rows;
@@ -174,7 +174,7 @@ void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::si
     });
 
     const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows, batch, useful, lanes, tiled);
+    const std::size_t height = tile_height(rows, batch, useful, lanes, by_rows);
     const auto tiles_of = [&](const Factor& matrix) { return (matrix.rows + height - 1) / height; };
     std::size_t tiles = 0;
     for (const Factor& matrix : matrices) tiles += tiles_of(matrix);

@@ -44,13 +44,14 @@ struct Factors {
     float at(std::size_t row, std::size_t index) const;
 };
 
-// What products are computed in: float32 with the instructions that every processor has, or with all that this one has;
-// or whole numbers of eight bits wherever a part has such a path (bytes.hpp).
-enum class Arithmetic { portable, exact, bytes };
+// What products are computed in: float32 with the instructions that every processor has, or as one without AVX-512
+// computes it, or with all that this one has; or whole numbers of eight bits wherever a part has such a path (bytes.hpp).
+enum class Arithmetic { portable, avx2, exact, bytes };
 
 // How inputs lie in memory for a part: float32 in order; the same for loops of one instruction set; or in the order of a
-// register's lanes, float32, bfloat16 or bytes; or as bytes in order; or as tiles of bytes.
-enum class Order { plain, direct, lanes, narrow_lanes, byte_lanes, bytes, tiles };
+// register's lanes, float32 (for registers of all lanes, or of some), bfloat16 or bytes; or as bytes in order; or as tiles
+// of bytes.
+enum class Order { plain, direct, lanes, split_lanes, narrow_lanes, byte_lanes, bytes, tiles };
 
 // Vectors of inputs that are arranged together. One vector alone lies by itself.
 constexpr std::size_t vectors_in_group = 16;

@@ -37,7 +37,8 @@ public:
     Order order(Kind, Arithmetic arithmetic) const override {
 #if OCTAVO_X86
         if (arithmetic == Arithmetic::bytes && bytes_supported() && rounds()) return Order::bytes;
-        if (arithmetic != Arithmetic::portable && lanes_supported(false) && trellis_.bits <= max_lanes_bits) return Order::direct;
+        const bool wide = arithmetic != Arithmetic::portable && arithmetic != Arithmetic::avx2 && lanes_supported(false);
+        if (wide && trellis_.bits <= max_lanes_bits) return Order::direct;
 #else
         (void)arithmetic;
 #endif

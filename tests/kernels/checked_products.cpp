@@ -101,11 +101,12 @@ void check(const Problem& problem, std::size_t batch) {
             }
             if (!(std::fabs(plain[r] - sum) <= 1e-4 * sizes)) fail("a row", plain[r], sum);
         }
-        for (const std::size_t threads : {1, 3}) {
-            octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, threads, octavo::Arithmetic::exact);
-            for (std::size_t i = 0; i < results; ++i)
-                if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
-        }
+        for (const octavo::Arithmetic arithmetic : {octavo::Arithmetic::exact, octavo::Arithmetic::avx2})
+            for (const std::size_t threads : {1, 3}) {
+                octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, threads, arithmetic);
+                for (std::size_t i = 0; i < results; ++i)
+                    if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
+            }
     }
 }
 

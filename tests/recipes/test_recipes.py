@@ -67,7 +67,7 @@ def test_skill_runs_cost_what_they_are_said_to(tmp_path: Path) -> None:
     row = train_skills(jobs[0])
     # Up to a step.
     assert row["operations"] == pytest.approx(jobs[0]["budget"], rel=0.1)
-    assert set(row["losses"]) == {"text", "knowledge", "brackets", "stack", "sums", *HALVES}
+    assert set(row["losses"]) == {"text", "knowledge", "brackets", "sums", *HALVES}
     assert train_skills(jobs[0])["losses"] == row["losses"]
 
 

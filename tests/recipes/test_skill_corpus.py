@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from octavo.recipes.skill_corpus import KINDS, SkillCorpus, SkillWindows, answer_mask
-from octavo.recipes.skill_problems import ALPHABET, CLOSING, ITEM, LETTERS, OPENING, PROBLEMS, STACKED, draw, withheld
+from octavo.recipes.skill_problems import ALPHABET, CLOSING, ITEM, LETTERS, OPENING, PROBLEMS, draw, withheld
 
 
 def texts(corpus: SkillCorpus, items: int = 400, purpose: str = "training") -> list[tuple[str, str]]:
@@ -23,20 +23,6 @@ def closed(shown: str) -> str:
         else:
             assert stack.pop() == letter
     return "".join(reversed(stack))
-
-
-def taken(text: str) -> str:
-    """What is taken from a stack, by the letters that are laid on it and the signs."""
-    stack: list[str] = []
-    found, left = "", list(text)
-    while left:
-        letter = left.pop(0)
-        if letter == "-":
-            left.pop(0)
-            found += stack.pop()
-        else:
-            stack.append(letter)
-    return found
 
 
 def led_to(text: str) -> str:
@@ -64,10 +50,6 @@ def test_every_answer_is_right_and_chosen() -> None:
             case "brackets":
                 problem, answer = text[:-1].split("=")
                 assert answer == chosen == closed(problem)
-            case "stack":
-                assert chosen == taken(text[:-1])
-                assert len(chosen) == 3
-                assert set(text) <= {*LETTERS[:STACKED], "-", ";"}
             case _:
                 assert chosen == led_to(text[:-1])
                 assert len(chosen) == 3

@@ -1,4 +1,4 @@
-"""Problems in characters that have one answer: brackets to be closed, a stack to be kept, letters to be moved on.
+"""Problems in characters that have one answer: brackets to be closed, and letters to be moved on.
 
 Each has twelve characters, of which some are the answer, and each kind has easy and hard cases, frequent and rare ones.
 So a kind is not learned at one stroke: its loss is a sum over many small skills that are found one after another, which
@@ -7,17 +7,13 @@ is smooth (arXiv 2303.13506).
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OPENING, CLOSING = "([{<", ")]}>"
-ALPHABET = LETTERS + OPENING + CLOSING + "+-=:;"
+ALPHABET = LETTERS + OPENING + CLOSING + "+=:;"
 ITEM = 12
-STACKED = 8
-"""How many letters can be laid on a stack; copying one of a few is found sooner than one of all."""
 
 Items = Int64[np.ndarray, "items 12"]
 
@@ -53,34 +49,6 @@ def brackets(random: np.random.Generator, count: int) -> Items:
     return np.concatenate([shown, column(count, "="), left, column(count, ";")], 1)
 
 
-def _orders() -> Int64[np.ndarray, "orders 11"]:
-    """All orders in which five letters are laid down and three taken: which letter is written, −1 for the sign."""
-    orders = []
-    for taken in combinations(range(8), 3):
-        stack: list[int] = []
-        written: list[int] = []
-        for move in range(8):
-            if move not in taken:
-                stack.append(move - sum(each < move for each in taken))
-                written.append(stack[-1])
-            elif stack:
-                written += [-1, stack.pop()]
-        if len(written) == ITEM - 1:
-            orders.append(written)
-    return np.array(orders)
-
-
-ORDERS = _orders()
-
-
-def stack(random: np.random.Generator, count: int) -> Items:
-    """Five letters laid on a stack, and after each `-` the one that is taken from it: `ab-bcd-d-ce;`."""
-    orders = ORDERS[random.integers(0, len(ORDERS), count)]
-    letters = random.integers(0, STACKED, (count, 5))
-    written = np.where(orders < 0, CODE["-"], np.take_along_axis(letters, orders.clip(min=0), 1))
-    return np.concatenate([written, column(count, ";")], 1)
-
-
 def sums(random: np.random.Generator, count: int) -> Items:
     """A letter, and three times how far to move on, from b for one place, and where that leads: `=q+br+ct+dw;`.
 
@@ -95,7 +63,7 @@ def sums(random: np.random.Generator, count: int) -> Items:
     return found
 
 
-PROBLEMS = {"brackets": brackets, "stack": stack, "sums": sums}
+PROBLEMS = {"brackets": brackets, "sums": sums}
 
 
 def answers(items: Items, kind: str) -> Bool[np.ndarray, "items 12"]:
@@ -103,8 +71,6 @@ def answers(items: Items, kind: str) -> Bool[np.ndarray, "items 12"]:
     found = np.zeros(items.shape, bool)
     if kind == "brackets":
         found[:, 7:-1] = True
-    elif kind == "stack":
-        found[:, 1:] = items[:, :-1] == CODE["-"]
     else:
         found[:, 4:-1:3] = True
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT, KNOWLEDGE, REASONING = "text", "knowledge", "reasoning"
-SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "stack": REASONING, "sums": REASONING}
+SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "sums": REASONING}
 HALVES = ("knowledge, one half", "knowledge, other half")
 """What models are judged on for the null test: facts in the even windows, and in the odd ones."""
 LEVEL = 0.9

@@ -81,11 +81,11 @@ PLANS = {
     ),
     Scale.default: Plan(
         widths={
-            1.5e11: (12, 16, 20, 24, 32, 40, 48),
-            3e11: (12, 16, 24, 32, 40, 48, 64),
-            6e11: (16, 24, 32, 40, 48, 64, 80),
+            7.5e10: (12, 16, 20, 24, 32, 40, 48),
+            1.5e11: (12, 16, 24, 32, 40, 48, 64),
+            3e11: (16, 24, 32, 40, 48, 64, 80),
         },
-        layers=2, facts=16384, items=4, steps=2000, fewest=8, rate=5e-3, seeds=2, share=0.25, judged=4096,
+        layers=2, facts=20480, items=4, steps=1500, fewest=8, rate=5e-3, seeds=2, share=0.25, judged=4096,
     ),
     Scale.gpu: Plan(
         widths={

@@ -33,7 +33,7 @@ def gaps(table: Sequence[SkillResidual]) -> list[Line]:
     lines, sure, open_ = [], 0, 0
     for budget, first in knowledge.items():
         second = reasoning[budget]
-        quantity, gap = f"r knowledge − r reasoning, {budget:.0e} FLOPs", first.residual - second.residual
+        quantity, gap = f"r knowledge − r reasoning, {budget:.2g} FLOPs", first.residual - second.residual
         if math.isnan(gap):
             open_ += 1
             lines.append(Line(quantity, "+0.20", NONE, verdict=Verdict.undecided))
@@ -180,7 +180,7 @@ def draw(figure: Figure, rows: Sequence[Job], table: Sequence[SkillResidual]) ->
             here = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["parameters"])
             x = np.array([row["parameters"] for row in here], float)
             y = np.array([skill_loss(row["losses"], skill) for row in here])
-            axes[place].plot(x, y, "o", color=f"C{number}", label=f"{budget:.0e} FLOPs")
+            axes[place].plot(x, y, "o", color=f"C{number}", label=f"{budget:.2g} FLOPs")
             parabola = np.polyfit(np.log(x), y, 2)
             fine = np.geomspace(x.min(), x.max(), 60)
             axes[place].plot(fine, np.polyval(parabola, np.log(fine)), color=f"C{number}")

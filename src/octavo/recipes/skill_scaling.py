@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Plan:
         steps: of each run, unless batches came below the fewest windows.
         fewest: windows a step.
         rate: learning rate at the reference width.
-        seeds: at the middle budget; the others have one.
+        seeds: of each model.
         share: of facts in the other text, at the middle budget.
         judged: windows of the evaluation.
     """
@@ -85,7 +86,7 @@ PLANS = {
             1.5e11: (12, 16, 24, 32, 40, 48, 64),
             3e11: (16, 24, 32, 40, 48, 64, 80),
         },
-        layers=2, facts=20480, items=4, steps=1500, fewest=8, rate=5e-3, seeds=2, share=0.25, judged=4096,
+        layers=2, facts=20480, items=4, steps=1500, fewest=8, rate=5e-3, seeds=3, share=0.25, judged=4096,
     ),
     Scale.gpu: Plan(
         widths={
@@ -124,10 +125,9 @@ def _jobs(plan: Plan, kitchen: Kitchen) -> list[Job]:
     """The longest first, so that no worker is left with one at the end."""
     found = []
     for budget, widths in sorted(plan.widths.items(), reverse=True):
-        runs = [(EVEN, seed) for seed in range(plan.seeds if budget == plan.middle else 1)]
-        runs += [(plan.share, 0)] if budget == plan.middle else []
+        shares = (EVEN, plan.share) if budget == plan.middle else (EVEN,)
         for hidden in sorted(widths):
-            for share, seed in runs:
+            for share, seed in product(shares, range(plan.seeds)):
                 found.append(
                     {
                         "budget": budget,
@@ -247,7 +247,7 @@ def _notes(plan: Plan, rows: Sequence[Job], kitchen: Kitchen) -> tuple[str, ...]
         f"{len(rows)} runs of {min(sizes):,} to {max(sizes):,} parameters (head included, input embedding not), each "
         f"with a whole decay of its learning rate; FLOPs are counted, attention included",
         f"{sum(row['processor_seconds'] for row in rows):.0f} s of processor time",
-        f"{plan.seeds} seeds at {plan.middle:.0e} FLOPs, one at the other budgets, from {kitchen.seed} on",
+        f"{plan.seeds} seeds of each model, from {kitchen.seed} on",
         f"{plan.facts} facts of {18.8 * plan.facts / 1e3:.0f} kbit, the median one seen "
         f"{min(exposures):.1f} to {max(exposures):.0f} times",
         "r is the natural logarithm of a skill's best size over that of all text; one bootstrap of residuals for all "

@@ -38,7 +38,9 @@ def gaps(table: Sequence[SkillResidual]) -> list[Line]:
             open_ += 1
             lines.append(Line(quantity, "+0.20", NONE, verdict=Verdict.undecided))
             continue
-        sure += probability_above(first, second) >= 0.95
+        above = probability_above(first, second)
+        sure += above >= 0.95
+        open_ += 0.05 < above < 0.95
         low, high = _ends(first.draws - second.draws)
         lines.append(Line(quantity, "+0.20", f"{gap:+.3f}", _span(low, high), Verdict.of(low, high)))
     needed = math.ceil(2 * len(knowledge) / 3)

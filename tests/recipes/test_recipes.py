@@ -12,6 +12,7 @@ from octavo.cli import app
 from octavo.recipes.overtraining import PLANS as OVERTRAINING
 from octavo.recipes.recipe import Scale, Verdict
 from octavo.recipes.registry import RECIPES
+from octavo.recipes.skill_report import HALVES
 from octavo.recipes.skill_scaling import PLANS as SKILLS
 
 CLAIMS = {
@@ -21,6 +22,7 @@ CLAIMS = {
         "mean r knowledge",
         "mean r reasoning",
         "ln p* knowledge, facts 25% → 50%",
+        "r of one half of the facts − r of the other",
     ),
     "overtraining": (
         "two linear layers, γ = 0.06: loss after noise",
@@ -50,7 +52,7 @@ def test_recipe_runs_tiny(name: str, tmp_path: Path) -> None:
         assert lines[claim]["paper"]
         assert claim in shown.stdout
     assert kept["failures"] == []
-    assert len(kept["figures"]["runs"]) == {"skill-scaling": 15, "overtraining": 4}[name]
+    assert len(kept["figures"]["runs"]) == {"skill-scaling": 19, "overtraining": 4}[name]
     assert (out / "plot.png").stat().st_size > 10_000
     assert RECIPES[name].source in (out / "table.md").read_text()
 
@@ -65,7 +67,7 @@ def test_skill_runs_cost_what_they_are_said_to(tmp_path: Path) -> None:
     row = train_skills(jobs[0])
     # Up to a step.
     assert row["operations"] == pytest.approx(jobs[0]["budget"], rel=0.1)
-    assert set(row["losses"]) == {"knowledge", "brackets", "backwards", "onwards", "text"}
+    assert set(row["losses"]) == {"text", "knowledge", "brackets", "sums", *HALVES}
     assert train_skills(jobs[0])["losses"] == row["losses"]
 
 

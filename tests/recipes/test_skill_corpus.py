@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
 
-from octavo.recipes.skill_corpus import (
-    ALPHABET,
-    CLOSING,
-    ITEM,
-    KINDS,
-    LETTERS,
-    OPENING,
-    SkillCorpus,
-    SkillWindows,
-    answer_mask,
-)
+from octavo.recipes.skill_corpus import KINDS, SkillCorpus, SkillWindows, answer_mask
+from octavo.recipes.skill_problems import ALPHABET, CLOSING, ITEM, LETTERS, OPENING, PROBLEMS, draw, withheld
 
 
 def texts(corpus: SkillCorpus, items: int = 400, purpose: str = "training") -> list[tuple[str, str]]:
@@ -36,36 +25,52 @@ def closed(shown: str) -> str:
     return "".join(reversed(stack))
 
 
-def test_every_answer_is_right() -> None:
-    corpus = SkillCorpus(facts=50, share=0.4)
+def led_to(text: str) -> str:
+    """Where a letter is led by those after each sign."""
+    first, *rest = text.removeprefix("=").split("+")
+    place, found = LETTERS.index(first), ""
+    for step, _ in rest:
+        place = (place + LETTERS.index(step)) % len(LETTERS)
+        found += LETTERS[place]
+    return found
+
+
+def test_every_answer_is_right_and_chosen() -> None:
+    items, kinds = SkillCorpus(facts=50, share=0.4).draw("training", 0, 400)
     known = {}
-    seen = set()
-    for text, kind in texts(corpus):
+    for row, kind, mask in zip(items, kinds, answer_mask(items, kinds), strict=True):
+        text = "".join(ALPHABET[n] for n in row)
+        chosen = "".join(letter for letter, part in zip(text, mask, strict=True) if part)
         assert len(text) == ITEM
         assert text[-1] == ";"
-        seen.add(kind)
-        if kind == "knowledge":
-            key, value = text[:-1].split(":")
-            assert known.setdefault(key, value) == value
-            continue
-        if kind == "brackets":
-            problem, answer = text[:-1].split("=")
-            assert answer == closed(problem)
-        elif kind == "backwards":
-            problem, answer = text[:-1].split("+")
-            assert answer == problem[::-1]
-        else:
-            problem, answer = text[:-1].split("-")
-            assert answer == "".join(LETTERS[(LETTERS.index(letter) + 1) % 26] for letter in problem)
-    assert seen == set(KINDS)
+        match KINDS[kind]:
+            case "knowledge":
+                key, value = text[:-1].split(":")
+                assert known.setdefault(key, value) == chosen == value
+            case "brackets":
+                problem, answer = text[:-1].split("=")
+                assert answer == chosen == closed(problem)
+            case _:
+                assert chosen == led_to(text[:-1])
+                assert len(chosen) == 3
+    assert set(kinds.tolist()) == set(range(len(KINDS)))
 
 
-def test_masks_cover_the_answers() -> None:
-    found, kinds = SkillCorpus(facts=50, share=0.4).draw("training", 0, 100)
-    for row, mask in zip(found, answer_mask(kinds), strict=True):
-        text = "".join(ALPHABET[n] for n in row)
-        answer = "".join(letter for letter, chosen in zip(text, mask, strict=True) if chosen)
-        assert answer == re.split("[-+=:]", text[:-1])[1]
+def test_steps_of_sums_follow_zipf(generator: torch.Generator) -> None:
+    found = draw("sums", np.random.default_rng(generator.initial_seed()), 20_000, unseen=False)
+    counted = np.bincount(found[:, 3], minlength=26)
+    assert counted[0] == 0
+    assert counted[1] / counted[10] == pytest.approx(10, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_problems_that_are_judged_on_are_never_trained_on(kind: str) -> None:
+    shown, asked = (draw(kind, np.random.default_rng(seed), 3000, unseen=bool(seed)) for seed in (0, 1))
+    assert not withheld(shown).any()
+    assert withheld(asked).all()
+    assert not set(map(bytes, shown)) & set(map(bytes, asked))
+    every = PROBLEMS[kind](np.random.default_rng(2), 20_000)
+    assert withheld(every).mean() == pytest.approx(1 / 8, abs=0.02)
 
 
 def test_facts_follow_zipf_and_exposures_add_up() -> None:
@@ -81,13 +86,14 @@ def test_facts_follow_zipf_and_exposures_add_up() -> None:
     assert float((kinds == 0).mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_evaluation_asks_known_facts_and_new_problems() -> None:
+def test_evaluation_asks_known_facts_and_withheld_problems() -> None:
     corpus = SkillCorpus(facts=30, share=0.5)
-    shown = {text for text, kind in texts(corpus, 4000) if kind == "backwards"}
-    asked = {text for text, kind in texts(corpus, 200, "evaluation") if kind == "backwards"}
-    assert len(asked & shown) < 0.05 * len(asked)
     facts = {text for text, kind in texts(corpus, 4000) if kind == "knowledge"}
     assert {text for text, kind in texts(corpus, 200, "evaluation") if kind == "knowledge"} <= facts
+    for unseen in (False, True):
+        batch = SkillWindows(corpus, 4, 50, "evaluation", unseen).batch(0)
+        items = batch["tokens"][:, 1:].reshape(-1, ITEM).numpy()
+        assert (withheld(items[batch["kinds"].flatten().numpy() > 0]) == unseen).all()
 
 
 def test_batches_are_functions_of_their_number() -> None:

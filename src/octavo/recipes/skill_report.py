@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT, KNOWLEDGE, REASONING = "text", "knowledge", "reasoning"
-SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "backwards": REASONING, "onwards": REASONING}
+SKILL_OF = {"knowledge": KNOWLEDGE, "brackets": REASONING, "sums": REASONING}
+HALVES = ("knowledge, one half", "knowledge, other half")
+"""What models are judged on for the null test: facts in the even windows, and in the odd ones."""
 LEVEL = 0.9
 NONE = "no minimum within the sizes"
 
@@ -31,12 +33,14 @@ def gaps(table: Sequence[SkillResidual]) -> list[Line]:
     lines, sure, open_ = [], 0, 0
     for budget, first in knowledge.items():
         second = reasoning[budget]
-        quantity, gap = f"r knowledge − r reasoning, {budget:.0e} FLOPs", first.residual - second.residual
+        quantity, gap = f"r knowledge − r reasoning, {budget:.2g} FLOPs", first.residual - second.residual
         if math.isnan(gap):
             open_ += 1
             lines.append(Line(quantity, "+0.20", NONE, verdict=Verdict.undecided))
             continue
-        sure += probability_above(first, second) >= 0.95
+        above = probability_above(first, second)
+        sure += above >= 0.95
+        open_ += 0.05 < above < 0.95
         low, high = _ends(first.draws - second.draws)
         lines.append(Line(quantity, "+0.20", f"{gap:+.3f}", _span(low, high), Verdict.of(low, high)))
     needed = math.ceil(2 * len(knowledge) / 3)
@@ -92,6 +96,52 @@ def shares(table: Sequence[SkillResidual], shifted: Sequence[SkillResidual], bud
     return lines
 
 
+def null(table: Sequence[SkillResidual]) -> Line:
+    """Whether two halves of what one skill is judged on differ, which they should not."""
+    one, other = (_by_budget(table, half) for half in HALVES)
+    quantity = "r of one half of the facts − r of the other"
+    rows = [(one[budget], other[budget]) for budget in one]
+    rows = [(first, second) for first, second in rows if math.isfinite(first.ln_size - second.ln_size)]
+    if not rows:
+        return Line(quantity, "0", NONE, verdict=Verdict.undecided)
+    gap = np.mean([first.ln_size - second.ln_size for first, second in rows])
+    low, high = _ends(np.mean([first.size_draws - second.size_draws for first, second in rows], axis=0))
+    verdict = Verdict.holds if low <= 0 <= high else Verdict.fails
+    return Line(quantity, "0", f"{gap:+.3f}", _span(low, high), verdict)
+
+
+def rates(rows: Sequence[Job], checked: Sequence[Job], factors: Sequence[float]) -> list[Line]:
+    """What other learning rates would have done near the text's best size.
+
+    Args:
+        rows: runs at the rate that was chosen.
+        checked: a few of them at the other rates.
+        factors: of the rates, in order.
+    """
+    lines = []
+    for parameters, budget, seed in sorted({_model(row) for row in checked}):
+        by_rate = {row["rate"]: row["losses"] for row in rows if _model(row) == (parameters, budget, seed)}
+        by_rate |= {row["rate"]: row["losses"] for row in checked if row["parameters"] == parameters}
+        if len(by_rate) < len(factors):
+            continue  # One of the runs failed, which the notes say.
+        losses = [by_rate[rate] for rate in sorted(by_rate)]
+        for skill in (TEXT, KNOWLEDGE, REASONING):
+            told = ", ".join(f"{skill_loss(loss, skill):.3f}" for loss in losses)
+            factor = " / ".join(f"{factor:g}" for factor in factors)
+            lines.append(Line(f"loss on {skill} at {factor} × the learning rate, {parameters:,} parameters", "", told))
+    return lines
+
+
+def _model(row: Job) -> tuple[int, float, int]:
+    return row["parameters"], row["budget"], row["seed"]
+
+
+def skill_loss(losses: Mapping[str, float], skill: str) -> float:
+    """Of one skill, or of all text."""
+    members = [name for name, of in SKILL_OF.items() if of == skill] or [skill]
+    return float(np.mean([losses[name] for name in members]))
+
+
 def _ends(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     known = draws[np.isfinite(draws)]
     if not len(known):
@@ -131,8 +181,8 @@ def draw(figure: Figure, rows: Sequence[Job], table: Sequence[SkillResidual]) ->
         for number, budget in enumerate(budgets):
             here = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["parameters"])
             x = np.array([row["parameters"] for row in here], float)
-            y = np.array([np.mean([row["losses"][k] for k, s in SKILL_OF.items() if s == skill]) for row in here])
-            axes[place].plot(x, y, "o", color=f"C{number}", label=f"{budget:.0e} FLOPs")
+            y = np.array([skill_loss(row["losses"], skill) for row in here])
+            axes[place].plot(x, y, "o", color=f"C{number}", label=f"{budget:.2g} FLOPs")
             parabola = np.polyfit(np.log(x), y, 2)
             fine = np.geomspace(x.min(), x.max(), 60)
             axes[place].plot(fine, np.polyval(parabola, np.log(fine)), color=f"C{number}")

@@ -33,6 +33,7 @@ from octavo.formats.entropy_coded import resident
 from octavo.formats.product import fused
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import cpu
+from octavo.kernels.bandwidth import read_bandwidth
 from octavo.kernels.layout import layout_of
 
 FORMATS = (
@@ -105,7 +106,7 @@ def main(
     rows = []
     for count in threads or (1, 2):
         torch.set_num_threads(count)
-        bandwidth = read_bandwidth(repeats)
+        bandwidth = read_bandwidth(repeats=repeats) / 1e9
         console.print(f"{count} thread(s): reading runs at {bandwidth:.1f} GB/s")
         for side in shape or SHAPES:
             kinds = inputs or ("float32", "bfloat16", "int8")
@@ -208,13 +209,6 @@ def row(
         gigabytes=speed,
         of_bandwidth=speed / bandwidth,
     )
-
-
-def read_bandwidth(repeats: int) -> float:
-    """Gigabytes a second of reading 1 GiB: the faster of a largest value and a product with itself."""
-    array = torch.ones(1 << 28)
-    seconds = min(best(array.amax, repeats), best(lambda: array.dot(array), repeats))
-    return array.numel() * array.element_size() / seconds / 1e9
 
 
 def best(call: Callable[[], object], repeats: int) -> float:

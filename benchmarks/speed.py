@@ -36,10 +36,10 @@ from rich.table import Table
 
 from converted import Converted
 from octavo.base.arithmetic import Arithmetic
-from octavo.decoding.speed import memory_bandwidth
 from octavo.formats import Format
 from octavo.hub.export import export
 from octavo.hub.stored import open_stored
+from octavo.kernels.bandwidth import read_bandwidth
 from octavo.models import load_language_model
 from octavo.models.decoder_loading import load_decoder
 from octavo.models.decoder_step import DecodingStep
@@ -217,7 +217,7 @@ def measured(threads: int, loaded: dict[str, Runner]) -> dict[str, Any]:
     bandwidth = []
     for turn in range(TURNS + 1):
         torch.set_num_threads(threads)
-        bandwidth.append(memory_bandwidth(repeats=1))
+        bandwidth.append(read_bandwidth(repeats=1))
         for name, runner in loaded.items():
             runner.use_threads(threads)
             both = seconds(runner.read), seconds(runner.make)

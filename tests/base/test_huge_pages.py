@@ -1,3 +1,5 @@
+"""Large pages hold what small ones held, and only where tensors fill them."""
+
 from __future__ import annotations
 
 import re

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from octavo.base.errors import ModelError
+from octavo.base.huge_pages import use_huge_pages
+from octavo.kernels import decoding as kernels
+from octavo.kernels.bandwidth import READ, read_bandwidth
 from octavo.models.decoder import Decoder
 from octavo.models.decoder_step import DecodingStep
-
-ROOFLINE_BYTES = 1 << 29
-"""Bytes that are read to measure the bandwidth: more than caches hold."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         cache.lengths[0] = prompt
         token = 0
         for _ in range(tokens):
-            token = int(step([token], [0])[0].argmax())
+            token = int(step([token], [0])[0].numpy().argmax())
 
     # In turns, so that what else the machine does falls on all alike; the first fetches memory and wakes threads.
     jobs = read, make, _products(decoder, tokens)
@@ -100,14 +100,15 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         weight_bytes=decoder.step_nbytes,
         cache_bytes=round(seen * each),
         outside=max(0.0, outside),
-        bandwidth=memory_bandwidth(),
+        bandwidth=_bandwidth(),
     )
 
 
-def memory_bandwidth(nbytes: int = ROOFLINE_BYTES, repeats: int = 5) -> float:
-    """Bytes a second that torch's threads read from memory, at best."""
-    block = torch.ones(nbytes // 4)
-    return nbytes / min(_time(lambda: block.sum()) for _ in range(repeats))
+def _bandwidth() -> float:
+    """Of memory in pages like those of the weights."""
+    block = torch.ones(READ // 8, dtype=torch.int64)
+    use_huge_pages([block])
+    return read_bandwidth(block)
 
 
 def _products(decoder: Decoder, tokens: int) -> Callable[[], None]:
@@ -119,6 +120,7 @@ def _products(decoder: Decoder, tokens: int) -> Callable[[], None]:
         kind = {"dtype": decoder.dtype, "device": decoder.device}
         inputs, outputs = torch.ones(1, linear.pieces[0].shape[1], **kind), torch.empty(1, rows, **kind)
         jobs.append(linear.between(inputs, outputs))
+    jobs = kernels.together(jobs)
 
     @torch.inference_mode()
     def run() -> None:

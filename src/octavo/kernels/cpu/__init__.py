@@ -212,6 +212,11 @@ def product_dense(product: Any, begin: int, end: int, dtype: torch.dtype) -> Ten
     return outputs
 
 
+def sum_of_memory(numbers: Tensor, threads: int) -> int:
+    """The sum of int64 numbers, modulo 2^64, read as fast as the memory delivers them."""
+    return _extension().sum_of_memory(numbers, threads)
+
+
 @dataclass(frozen=True, eq=False)
 class Operation:
     """Work on the first rows of buffers that stay where they are, on as many threads as torch uses."""

@@ -16,6 +16,7 @@
 #include "codebook.hpp"
 #include "layout.hpp"
 #include "loops.hpp"
+#include "reading.hpp"
 #include "separable.hpp"
 #include "shift_trellis.hpp"
 #include "threads.hpp"
@@ -32,6 +33,7 @@ using octavo::Shape;
 
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using BytesOut = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -260,6 +262,11 @@ NB_MODULE(_native, module) {
     bind_decoding(module);
     bind_product(module);
     module.def("instruction_set", [] { return octavo::choose_loops(false).name; });
+    module.def("sum_of_memory", [](const Numbers& numbers, std::int64_t threads) {
+        const auto* const from = reinterpret_cast<const std::uint64_t*>(numbers.data());
+        const nb::gil_scoped_release released;
+        return octavo::sum_of_memory(from, numbers.shape(0), threads_of(threads));
+    }, given("numbers"), nb::arg("threads"));
     module.def("packed_bytes", [](std::size_t count, std::int64_t levels) { return Layout(levels).packed_bytes(count); });
     module.def("pack", &pack, given("codes"), nb::arg("levels"), given("out"), nb::arg("threads"));
     module.def("unpack", &unpack, given("packed"), nb::arg("levels"), given("out"), nb::arg("threads"));

@@ -67,7 +67,7 @@ PLANS = {
     ),
     Scale.default: Plan(
         Shape(64, 1, 2, 192), {16: Shape(64, 1, 2, 192), 4: Shape(64, 3, 2, 256), 1: Shape(128, 4, 4, 128)},
-        1500, 4, 2e-3, 8, 6, 512,
+        1200, 4, 2e-3, 6, 4, 512,
     ),
     Scale.gpu: Plan(
         Shape(320, 4, 5, 768), {16: Shape(320, 4, 5, 768), 4: Shape(512, 5, 8, 1536), 1: Shape(768, 8, 12, 2048)},
@@ -101,12 +101,12 @@ def cook(kitchen: Kitchen) -> Findings:
         }
 
     matched = {bits: (FULL if bits == 16 else KMEANS, bits) for bits in plan.matched}
-    # The longest first, so that no worker is left with one at the end.
-    jobs = [
-        job(plan.matched[bits], *matched[bits], seed) for bits in sorted(matched) for seed in range(plan.matched_seeds)
-    ]
-    jobs += [job(plan.equal, *each, seed) for each in (*EQUAL, (FULL, 16)) for seed in range(plan.seeds)]
-    jobs = [each for place, each in enumerate(jobs) if each not in jobs[:place]]
+    jobs: list[dict[str, Any]] = []
+    for seed in range(plan.seeds):
+        # The longest first, so that no worker is left with one at the end.
+        wanted = [(plan.matched[bits], *matched[bits]) for bits in sorted(matched)] if seed < plan.matched_seeds else []
+        wanted += [(plan.equal, *each) for each in (*EQUAL, (FULL, 16))]
+        jobs += [job(*each, seed) for each in dict.fromkeys(wanted)]
     rows = kitchen.sweep(jobs, train_one).rows
 
     def losses(shape: Shape, method: str, bits: int) -> dict[int, float]:

@@ -67,7 +67,7 @@ class Plan:
 PLANS = {
     Scale.tiny: Plan((Shape(64, 1, 2, 64), Shape(64, 3, 2, 64)), (4, 8, 16), 4, 3e-3, 1, 16, 10),
     Scale.default: Plan(
-        (Shape(64, 1, 2, 64), Shape(64, 1, 2, 192), Shape(64, 2, 2, 192)), (300, 600, 1200), 4, 2e-3, 3, 512, 200
+        (Shape(64, 1, 2, 64), Shape(64, 1, 2, 192), Shape(64, 2, 2, 192)), (300, 600, 1200), 4, 2e-3, 2, 512, 200
     ),
     Scale.gpu: Plan(
         (Shape(256, 4, 4, 704), Shape(384, 6, 6, 1024), Shape(512, 8, 8, 1408), Shape(768, 10, 12, 2048)),
@@ -98,11 +98,11 @@ def cook(kitchen: Kitchen) -> Findings:
             "data": str(data),
             "device": kitchen.device,
         }
+        for seed in range(plan.seeds)
         # The longest first, so that no worker is left with one at the end.
         for shape in reversed(plan.shapes)
         for steps in reversed(plan.steps)
         for method, bits in methods
-        for seed in range(plan.seeds)
     ]
     rows = kitchen.sweep(jobs, train_one).rows
     fits: dict[str, PrecisionFit] = {}

@@ -79,6 +79,16 @@ def test_interrupt_keeps_what_is_done_and_ends_the_workers(tmp_path: Path) -> No
     assert run_sweep(jobs[:1], sweep_jobs.square, tmp_path).reused == 1
 
 
+def test_what_jobs_cost_is_counted_once_and_over_all_runs(tmp_path: Path) -> None:
+    jobs = [{"x": 1}, {"x": 2}, {"x": 3, "do": "raise"}]
+    run_sweep(jobs, sweep_jobs.square, tmp_path, workers=1)
+    held = lines(tmp_path)
+    assert [line["cpu_seconds"] >= 0 for line in held if "result" in line] == [True, True]
+    known = [{**line, "cpu_seconds": 2.0 ** line["job"]["x"]} if "result" in line else line for line in held]
+    (tmp_path / NAME).write_text("".join(json.dumps(line) + "\n" for line in known))
+    assert run_sweep([*jobs[:2], jobs[0]], sweep_jobs.square, tmp_path).cpu_seconds == 6
+
+
 def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
     run_sweep([{"x": 1}], sweep_jobs.square, tmp_path, workers=1)
     journal = tmp_path / NAME

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -37,7 +39,7 @@ class Here(Kitchen):
         function: Callable[[dict[str, Any]], dict[str, Any]],
         description: str = "",
     ) -> Sweep:
-        return Sweep([{**job, **function(job)} for job in jobs], [], 0)
+        return Sweep([{**job, **function(job)} for job in jobs], [], 0, 0.0)
 
 
 @pytest.mark.parametrize(("method", "bits"), [(FULL, 16), (KMEANS, 1), (KMEANS, 2), (KMEANS, 4), (UNIFORM, 1)])
@@ -112,19 +114,22 @@ def test_a_run_is_a_function_of_its_job(method: str, tmp_path: Path) -> None:
 
 def test_one_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matched = {16: QUICK, 4: QUICK, 1: Shape(64, 2, 2, 64)}
-    monkeypatch.setitem(one_bit.PLANS, Scale.tiny, one_bit.Plan(QUICK, matched, 2, 2, 3e-3, 2, 16))
+    monkeypatch.setitem(one_bit.PLANS, Scale.tiny, one_bit.Plan(QUICK, matched, 2, 2, 3e-3, 3, 2, 16))
     found = one_bit.cook(Here(Scale.tiny, tmp_path, seed=5))
     assert len(found.lines) == 8
     assert {line.verdict for line in found.lines} <= {*Verdict}
-    assert {row["seed"] for row in found.figures["runs"]} == {5, 6}
+    runs = [(*row["shape"], row["method"], row["bits"], row["seed"]) for row in found.figures["runs"]]
+    assert len(runs) == len(set(runs))
+    assert {each[-1] for each in runs} == {5, 6, 7}
+    assert {each[-1] for each in runs if each[1] == 2} == {5, 6}
     equal = found.figures["equal"]
-    assert f"{sum(equal['uniform@2']) / 2 - sum(equal['kmeans@2']) / 2:+.4f} nats" == found.lines[2].ours
+    assert f"{sum(equal['uniform@2']) / 3 - sum(equal['kmeans@2']) / 3:+.4f} nats" == found.lines[2].ours
     found.draw(Figure())
 
 
 def test_precision_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fit itself has tests of its own; it would take most of the time."""
-    plan = precision_law.Plan((QUICK,), (1, 2), 2, 3e-3, 16, 0)
+    plan = precision_law.Plan((QUICK,), (1, 2), 2, 3e-3, 2, 16, 0)
     monkeypatch.setitem(precision_law.PLANS, Scale.tiny, plan)
     intervals = {"alpha": (0.5, 0.8), "beta": (0.5, 0.6), "gamma": (1.0, 9.0)}
     fitted: list[list[Run]] = []
@@ -132,7 +137,8 @@ def test_precision_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(runs: list[Run], **options: Any) -> PrecisionFit:
         fitted.append(runs)
         law = PrecisionLaw(0.6, 0.55, 3.0, 300.0, 500.0, 1.0)
-        return PrecisionFit(law, intervals, 0.9, 0.01, len(runs), ("a flag",))
+        draws = tuple(replace(law, gamma=gamma) for gamma in np.linspace(2, 4, 21) + 0.1 * (len(fitted) == 2))
+        return PrecisionFit(law, intervals, 0.9, 0.01, len(runs), ("a flag",), draws)
 
     monkeypatch.setattr(precision_law, "fit", fit)
     found = precision_law.cook(Here(Scale.tiny, tmp_path))
@@ -141,6 +147,9 @@ def test_precision_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "best bits in 8 GB by our integers law" in quantities
     assert [line.verdict for line in found.lines[:3]] == [Verdict.holds, Verdict.fails, Verdict.undecided]
     assert [sorted({run.bits for run in runs}) for runs in fitted] == [[1, 2, 4, 16]] * 2
-    assert found.figures["fits"]["kmeans"]["runs"] == 4 * 2
+    assert found.figures["fits"]["kmeans"]["runs"] == 4 * 2 * 2
+    assert {(row["seed"], row["steps"]) for row in found.figures["runs"]} == {(0, 1), (0, 2), (1, 1), (1, 2)}
+    # Resamples are compared in pairs, so that the shift of all of them is told from their spread.
+    assert (found.lines[-1].interval, found.lines[-1].verdict) == ("+0.10 … +0.10", Verdict.holds)
     assert "k-means: a flag" in found.notes
     found.draw(Figure())

@@ -27,8 +27,11 @@ def test_table_figures_and_plot_are_kept_and_failures_told(tmp_path: Path) -> No
     out = tmp_path / "a" / "squares"
     report = run_recipe("squares", out, Scale.tiny, seed=7, workers=1)
     assert report.notes[0] == "seed 7"
-    assert report.notes[1].startswith("1 runs failed, the first with: ValueError: 4 is not welcome")
+    assert report.notes[1].endswith("seconds of CPU time, all jobs together")
+    assert report.notes[2].startswith("1 runs failed, the first with: ValueError: 4 is not welcome")
     kept = json.loads((out / "figures.json").read_text())
+    jobs = [json.loads(line) for line in (out / NAME).read_text().splitlines()]
+    assert kept["cpu_seconds"] >= sum(job.get("cpu_seconds", 0) for job in jobs) - 0.1
     assert kept["figures"] == {"squares": [4, 9]}
     assert (kept["seed"], kept["scale"], kept["device"]) == (7, "tiny", "cpu")
     assert kept["lines"][0]["verdict"] == "holds"

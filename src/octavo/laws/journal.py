@@ -1,7 +1,7 @@
 """What a sweep has done so far: a file of JSON lines, one a job, synced as each is written.
 
-A line is `{"key", "job", "result", "seconds"}` or, for a job that failed, `{"key", "job", "error"}`. The key is a hash
-of the job and of the function that does it. A line that a crash cut short is dropped.
+A line is `{"key", "job", "result", "seconds", "cpu_seconds"}` or, for a job that failed, `{"key", "job", "error"}`. The
+key is a hash of the job and of the function that does it. A line that a crash cut short is dropped.
 """
 
 from __future__ import annotations

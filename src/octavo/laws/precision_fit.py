@@ -54,6 +54,7 @@ class PrecisionFit:
         error: root mean square of the residuals of log L.
         runs: how many runs were fitted.
         flags: what to doubt, for instance a constant at the edge of what was searched.
+        draws: the law of each resample. Tables of as many runs, fitted with the same seed, are resampled alike.
     """
 
     law: PrecisionLaw
@@ -62,6 +63,7 @@ class PrecisionFit:
     error: float
     runs: int
     flags: tuple[str, ...]
+    draws: tuple[PrecisionLaw, ...] = ()
 
 
 def fit(
@@ -118,7 +120,8 @@ def fit(
             low, high = (float(np.exp(end)) if name in LOGARITHMIC else float(end) for end in ends[:, index])
             intervals[name] = (low, high)
     error = float(np.sqrt(np.mean(problem.residuals(best) ** 2)))
-    return PrecisionFit(problem.law(best), intervals, level, error, len(runs), flags)
+    laws = tuple(map(problem.law, draws))
+    return PrecisionFit(problem.law(best), intervals, level, error, len(runs), flags, laws)
 
 
 def _resample(problem: _Problem, random: np.random.Generator) -> _Problem | None:

@@ -40,11 +40,13 @@ class Sweep:
         rows: of each finished job its own fields and those of its result, in the order of the jobs.
         failures: the other jobs.
         reused: how many results were in the journal already.
+        cpu_seconds: that the finished jobs took, those in the journal already included; whatever else the machine did.
     """
 
     rows: list[Job]
     failures: list[Failure]
     reused: int
+    cpu_seconds: float
 
 
 def run_sweep(
@@ -104,7 +106,8 @@ def run_sweep(
             failures.append(Failure(job, journal.lines[key]["error"]))
         else:
             rows.append({**job, **result})
-    return Sweep(rows, failures, reused)
+    cpu = sum(journal.lines[key].get("cpu_seconds", 0.0) for key in set(keys))
+    return Sweep(rows, failures, reused, cpu)
 
 
 def _importable(function: Callable[[Job], dict[str, Any]] | str) -> str:

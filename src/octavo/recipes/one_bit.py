@@ -1,6 +1,7 @@
 """1-Bit Wonder (arXiv 2602.15563): k-means codebooks against integers, and one bit against more in the same memory.
 
-Two questions, each with several seeds, networks that are compared sharing seed, data and held-out text:
+Two questions, each with several seeds, networks that are compared sharing seed, data and held-out text. Batches are
+small, so that a given number of tokens makes many steps and networks come far enough to differ by more than chance:
 
 - at equal parameters, does a codebook of k-means lose less than integers of the same width?
 - in the same memory, embedding and scales counted, does a wider network of fewer bits lose less?
@@ -44,7 +45,8 @@ class Plan:
         steps: of each run.
         batch: sequences a step.
         rate: of learning.
-        seeds: how many.
+        seeds: how many, of the networks that are compared at equal parameters.
+        matched_seeds: how many, of those in the same memory, which take longer.
         held_out: sequences that networks are judged on.
     """
 
@@ -54,21 +56,22 @@ class Plan:
     batch: int
     rate: float
     seeds: int
+    matched_seeds: int
     held_out: int
 
 
 PLANS = {
     Scale.tiny: Plan(
         Shape(64, 1, 2, 64), {16: Shape(64, 1, 2, 64), 4: Shape(64, 3, 2, 64), 1: Shape(64, 8, 2, 64)},
-        8, 4, 3e-3, 2, 16,
+        8, 4, 3e-3, 2, 2, 16,
     ),
     Scale.default: Plan(
-        Shape(64, 3, 2, 192), {16: Shape(64, 3, 2, 192), 4: Shape(128, 2, 4, 512), 1: Shape(192, 3, 6, 640)},
-        240, 16, 2e-3, 3, 256,
+        Shape(64, 1, 2, 192), {16: Shape(64, 1, 2, 192), 4: Shape(64, 3, 2, 256), 1: Shape(128, 4, 4, 128)},
+        1200, 4, 2e-3, 6, 4, 512,
     ),
     Scale.gpu: Plan(
         Shape(320, 4, 5, 768), {16: Shape(320, 4, 5, 768), 4: Shape(512, 5, 8, 1536), 1: Shape(768, 8, 12, 2048)},
-        6000, 256, 1e-3, 3, 2048,
+        6000, 256, 1e-3, 3, 3, 2048,
     ),
 }  # fmt: skip
 
@@ -97,12 +100,13 @@ def cook(kitchen: Kitchen) -> Findings:
             "device": kitchen.device,
         }
 
-    seeds = range(plan.seeds)
     matched = {bits: (FULL if bits == 16 else KMEANS, bits) for bits in plan.matched}
-    # The longest first, so that no worker is left with one at the end.
-    jobs = [job(plan.matched[bits], *matched[bits], seed) for bits in sorted(matched) for seed in seeds]
-    jobs += [job(plan.equal, method, bits, seed) for method, bits in EQUAL for seed in seeds]
-    jobs += [job(plan.equal, FULL, 16, seed) for seed in seeds]
+    jobs: list[dict[str, Any]] = []
+    for seed in range(plan.seeds):
+        # The longest first, so that no worker is left with one at the end.
+        wanted = [(plan.matched[bits], *matched[bits]) for bits in sorted(matched)] if seed < plan.matched_seeds else []
+        wanted += [(plan.equal, *each) for each in (*EQUAL, (FULL, 16))]
+        jobs += [job(*each, seed) for each in dict.fromkeys(wanted)]
     rows = kitchen.sweep(jobs, train_one).rows
 
     def losses(shape: Shape, method: str, bits: int) -> dict[int, float]:
@@ -139,7 +143,8 @@ def cook(kitchen: Kitchen) -> Findings:
     sizes = ", ".join(f"{bits} bits {plan.matched[bits].body:,} weights in {memory[bits]:,} bytes" for bits in matched)
     tokens = plan.steps * plan.batch * 128
     notes = (
-        f"{plan.seeds} seeds from {kitchen.seed} on; {LEVEL:.0%} intervals of the mean difference, paired by seed",
+        f"{plan.seeds} seeds from {kitchen.seed} on at equal parameters, {plan.matched_seeds} in the same memory; "
+        f"{LEVEL:.0%} intervals of the mean difference, paired by seed",
         f"nats a byte on held-out text; each network saw {tokens:,} bytes, 10 % of the steps before it was quantized",
         f"at equal parameters: {plan.equal.body:,} weights in the body; in the same memory: {sizes}",
         f"at equal parameters 16 bits have {full:.4f} and one bit {one:.4f}"

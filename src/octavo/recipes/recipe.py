@@ -88,6 +88,7 @@ class Kitchen:
         ray: address of a Ray cluster, or None for processes.
         progress: told of the runs.
         failures: jobs of its sweeps that failed.
+        cpu_seconds: that the finished jobs of its sweeps took.
     """
 
     scale: Scale
@@ -98,6 +99,7 @@ class Kitchen:
     ray: str | None = None
     progress: Progress = SILENT
     failures: list[Failure] = field(default_factory=list)
+    cpu_seconds: float = 0.0
 
     def sweep(self, jobs: Sequence[Job], function: Callable[[Job], dict[str, Any]], description: str = "runs") -> Sweep:
         """Do jobs, as octavo.laws.sweeps.run_sweep does; failures end up in the report.
@@ -110,6 +112,7 @@ class Kitchen:
             description=description,
         )  # fmt: skip
         self.failures.extend(done.failures)
+        self.cpu_seconds += done.cpu_seconds
         if not done.rows:
             raise LawError(f"all {len(jobs)} {description} failed, the first with: {done.failures[0].message}")
         return done

@@ -27,14 +27,16 @@ class Report:
     Attributes:
         out: where its figures, plot and table are.
         findings: what it found.
-        notes: its notes, and how many of its jobs failed.
+        notes: its notes, what it cost, and how many of its jobs failed.
         seconds: how long this took; less than the whole where an earlier run had begun it.
+        cpu_seconds: of this process and of all jobs, those of earlier runs included.
     """
 
     out: Path
     findings: Findings
     notes: tuple[str, ...]
     seconds: float
+    cpu_seconds: float
 
 
 def run_recipe(
@@ -71,15 +73,16 @@ def run_recipe(
     if workers is None and device != "cpu":
         workers = 1
     kitchen = Kitchen(scale, out, seed, device, workers, ray, progress)
-    began = time.monotonic()
+    began, began_cpu = time.monotonic(), time.process_time()
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     findings = entry.load()(kitchen)
     seconds = time.monotonic() - began
-    notes = findings.notes
+    cpu = time.process_time() - began_cpu + kitchen.cpu_seconds
+    notes = (*findings.notes, f"{cpu:,.0f} seconds of CPU time, all jobs together")
     if kitchen.failures:
         notes = (*notes, f"{len(kitchen.failures)} runs failed, the first with: {kitchen.failures[0].message}")
-    report = Report(out, findings, notes, seconds)
+    report = Report(out, findings, notes, seconds, cpu)
     with disk_errors(out):
         write_durably(out / PLOT, [_picture(findings)])
         write_durably(out / TABLE, [_page(name, entry, report).encode()])
@@ -113,6 +116,7 @@ def _figures(name: str, entry: Entry, kitchen: Kitchen, report: Report) -> dict[
         "seed": kitchen.seed,
         "device": kitchen.device,
         "seconds": round(report.seconds, 1),
+        "cpu_seconds": round(report.cpu_seconds, 1),
         "lines": [dataclasses.asdict(line) for line in report.findings.lines],
         "notes": list(report.notes),
         "failures": [dataclasses.asdict(failure) for failure in kitchen.failures],

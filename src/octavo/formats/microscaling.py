@@ -159,6 +159,11 @@ class Microscaling:
         return {"scales": stored.view(torch.float8_e8m0fnu)}
 
 
+def nvfp4_factor(level: Float32[Tensor, " one"], scales: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """What NVFP4's weights are multiplied with before they are rounded; finite for the smallest of tensors too."""
+    return ((1.0 / level) / scales).clamp_max(torch.finfo(torch.float32).max)
+
+
 def _spread(scales: Shaped[Tensor, "rows blocks"], run: int, columns: int) -> Tensor:
     return scales.repeat_interleave(run, dim=1)[:, :columns]
 
@@ -199,7 +204,7 @@ class MicroscalingRounder:
 
     def _codes(self, scales: Tensor, values: Tensor) -> UInt8[Tensor, "rows run"]:
         if self.element.two_level:
-            scaled = values * ((1.0 / self.parts["scale"]) / scales)
+            scaled = values * nvfp4_factor(self.parts["scale"], scales)
             return self.element.encode_elements(scaled.clamp(-self.element.largest, self.element.largest))
         # Below 2^-126 the specification's scale is no normal float32; the weights there are not either.
         return self.element.encode_elements(values / scales.clamp_min(2.0**-126))

@@ -1,4 +1,4 @@
-"""A process that trains with quantized weights among others, or alone; torchrun starts several, of which each runs this.
+"""A process that trains with quantized weights, among others or alone; torchrun starts several of them.
 
 Writes, for each strategy named, what this process has in the end: `STRATEGY-RANK.safetensors`.
 """

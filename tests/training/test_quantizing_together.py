@@ -1,4 +1,4 @@
-"""Two processes that start to quantize in the middle of a run: they find what one process finds, and the same in each."""
+"""Two processes that start to quantize in the middle of a run find what one does, and the same in each."""
 
 from __future__ import annotations
 

@@ -119,10 +119,9 @@ class FrozenMicroscaling:
     format: Format
 
     def values(self, weights: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:
-        element, matrix = self.format.element, _matrix(weights)
+        element = self.format.element
         assert isinstance(element, Microscaling)
-        absmax = unchecked_statistic(matrix, element.scaling)
-        return microscaled_values(element, matrix, element.encode_scales(absmax, absmax.max())).view(weights.shape)
+        return microscaled_values(element, _matrix(weights)).view(weights.shape)
 
     def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
         return self.format.quantize(weights.detach())

@@ -13,22 +13,21 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from octavo.formats.microscaling import Microscaling, nvfp4_factor
-from octavo.formats.scaling import blocks_of, row_ranges
+from octavo.formats.scaling import blocks_of, row_ranges, unchecked_statistic
 
 _EXPONENT = 0x7F800000
 """Bits of a float32's exponent."""
 
 
-def microscaled_values(
-    element: Microscaling, matrix: Float[Tensor, "rows columns"], parts: dict[str, Tensor]
-) -> Float32[Tensor, "rows columns"]:
-    """What `parts` from `Microscaling.encode_scales` make of a matrix."""
+def microscaled_values(element: Microscaling, matrix: Float[Tensor, "rows columns"]) -> Float32[Tensor, "rows columns"]:
+    """What is stored for a matrix in a microscaling format; NaN where a weight is."""
     rows, columns = matrix.shape
-    scales = parts["scales"].float()
-    level = parts.get("scale")
-    divisors, factors = (
-        (scales.clamp_min(2.0**-126), scales) if level is None else (nvfp4_factor(level, scales), level * scales)
-    )
+    absmax = unchecked_statistic(matrix, element.scaling)
+    scales, level = element.scale_values(absmax, absmax.max())
+    if level is None:
+        divisors, factors = scales.clamp_min(2.0**-126), scales
+    else:
+        divisors, factors = nvfp4_factor(level, scales), level * scales
     run = element.scaling.run(columns)
     values = torch.empty(rows, columns, dtype=torch.float32, device=matrix.device)
     # Groups that stay in the cache are a processor's need; a GPU wants few launches.

@@ -62,7 +62,7 @@ def stored(directory: Path) -> dict[str, torch.Tensor]:
     ],
     ids=str,
 )
-def test_codes_scales_and_gains_learn(tiny_llama: Path, tmp_path: Path, text: Path, options: dict[str, Any]) -> None:
+def test_codes_learn_and_all_else_stays(tiny_llama: Path, tmp_path: Path, text: Path, options: dict[str, Any]) -> None:
     result = run(tiny_llama, tmp_path / "learned", text, **options)
     others = {name: value for name, value in options.items() if name not in ("bits", "format")}
     plain = run(tiny_llama, tmp_path / "plain", text, None, plan=result.plan, **others)
@@ -74,8 +74,7 @@ def test_codes_scales_and_gains_learn(tiny_llama: Path, tmp_path: Path, text: Pa
     assert learned.keys() == before.keys()
     moved = [name for name in learned if not torch.equal(learned[name].float(), before[name].float())]
     assert moved
-    assert all(re.search(r"\.(codes|scales)(_\d)?$|norm\.weight$", name) for name in moved)
-    assert all(any(part in name for name in moved) for part in (".codes", ".scales", "norm.weight"))
+    assert all(re.search(r"\.codes(_\d)?$", name) for name in moved)
     assert not any(name.startswith(tuple(options.get("exclude", "?"))) for name in moved)
     said = json.loads((tmp_path / "learned" / "retraining.json").read_text())
     assert said["steps"] == 6
@@ -97,7 +96,7 @@ def test_without_a_gain_nothing_changes(
     tiny_llama: Path, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = run(tiny_llama, tmp_path / "plain", text, None, format="int@4 b16 absmax:bf16")
-    trainer = Trainer(4, text, length=LENGTH, learning_rate=0.3)
+    trainer = Trainer(4, text, length=LENGTH, learning_rate=3.0)
     result = compress(
         tiny_llama, tmp_path / "out", format="int@4 b16 absmax:bf16", effort="fast", retrainer=trainer, calibration=text
     )

@@ -1,9 +1,9 @@
 """`octavo compress … --qat STEPS`: after the plan is carried out, the weights themselves learn in its formats.
 
-The student starts as the compressed model and learns from the original's predictions on the calibration text, straight
-through the rounding: codes, scales, and the gains and biases that are kept. Codebooks and groups stay as the plan's
-formats found them. It is judged on held-out calibration text now and then, and the best of these moments is what is
-stored; where none beats the compressed model, nothing changes.
+The student starts as the compressed model, with the scales, codebooks and groups that the plan's formats found, and
+learns from the original's predictions on the calibration text, straight through the rounding. It is judged on held-out
+calibration text now and then, and the best of these moments is what is stored; where none beats the compressed model,
+nothing changes.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ class Trainer:
         calibration: a text file; None for a text that every Python has.
         length: tokens a sequence.
         sequences: a step.
-        learning_rate: the highest, in root mean squares of a matrix a step; scales and gains move faster
-            (octavo.training.precision.learning).
+        learning_rate: the highest, in root mean squares of a matrix a step.
         seed: draws the order of the sequences.
         device: where the models run.
         progress: told how far it is.
@@ -116,7 +115,7 @@ class Trainer:
         try:
             original, _ = load_language_model(source)
             original = original.to(self.device).requires_grad_(False)
-            trainee = Trainee(checkpoint, read, excluded, self.device)
+            trainee = Trainee(checkpoint, read, self.device)
             best = _Best(HeldOut(original, held_out), trainee, math.ceil(self.steps / CHECKS))
             place = writer.partial / f"training-{self.steps}"
             config = self._config()

@@ -12,7 +12,8 @@ from torch import Tensor
 import octavo
 from octavo.base.errors import FormatError
 from octavo.formats import Importance
-from octavo.formats.frozen import FrozenCodebook, FrozenParts, Settling, freeze, freeze_parts
+from octavo.formats.frozen import FrozenCodebook, FrozenMicroscaling, FrozenParts, Settling, freeze, freeze_parts
+from octavo.formats.microscaling import MICROSCALING
 from octavo.layers.fake_quantized import FakeQuantizedLinear, fake_quantize
 from octavo.measure.rate_distortion import relative_error
 
@@ -78,6 +79,38 @@ def test_only_codebooks_stay(text: str) -> None:
     if "codebook" in before.parts:
         moved = weights + normal(40, 130, seed=1) * 0.02
         assert torch.equal(frozen.quantize(moved).parts["codebook"], before.parts["codebook"])
+
+
+@pytest.mark.parametrize("name", MICROSCALING)
+@given(
+    exponent=st.integers(-145, 100),
+    spread=st.integers(0, 12),
+    step=st.sampled_from([0.0, 0.125, 0.5]),
+    columns=st.integers(1, 70),
+    seed=st.integers(0, 99),
+)
+def test_microscaled_values_have_the_bits_of_the_file(
+    name: str, exponent: int, spread: int, step: float, columns: int, seed: int
+) -> None:
+    """Ties, zeros of both signs, subnormal weights and blocks of zeros included."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(5, columns, generator=generator)
+    if step:
+        weights = (weights / step).round() * step
+    powers = torch.randint(-spread, spread + 1, weights.shape, generator=generator)
+    weights = weights * torch.ldexp(torch.tensor(1.0), powers.float()) * 2.0 ** (exponent / 2) * 2.0 ** (exponent / 2)
+    weights[0], weights[1, : columns // 2] = 0.0, -0.0
+    frozen = freeze(octavo.parse(name), weights)
+    assert isinstance(frozen, FrozenMicroscaling)
+    stored = frozen.quantize(weights).dequantize()
+    assert torch.equal(frozen.values(weights).view(torch.int32), stored.view(torch.int32))
+
+
+@pytest.mark.parametrize("name", MICROSCALING)
+def test_a_weight_that_is_no_number_is_seen_in_the_values(name: str) -> None:
+    frozen, weights = freeze(octavo.parse(name), normal(2, 40)), normal(2, 40)
+    weights[1, 35] = torch.nan
+    assert frozen.values(weights)[1, 35].isnan()
 
 
 @given(

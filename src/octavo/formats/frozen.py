@@ -1,6 +1,7 @@
 """A format while the weights it is for are still learning: what stays, and what follows the weights.
 
 - `FrozenCodebook`, scalars of fixed width: the codebook is estimated once and stays, the scales follow the weights.
+- `FrozenMicroscaling`, MX and NVFP4: there is nothing to estimate, and values are found without codes.
 - `Settling`, every other format: everything follows the weights and is settled anew each time. Right, and slow.
 - `FrozenParts`: scales, codebook, groups and all stay as some quantized tensor has them, and only codes follow.
 
@@ -24,6 +25,7 @@ from octavo.formats.elements.element import Element
 from octavo.formats.fixed_width import FixedRounder
 from octavo.formats.format import Format
 from octavo.formats.importance import Importance
+from octavo.formats.microscaled_values import microscaled_values
 from octavo.formats.microscaling import Microscaling, MicroscalingRounder
 from octavo.formats.outlier_rounder import OutlierRounder, apart, rest_of
 from octavo.formats.rounding import Rounder
@@ -105,6 +107,27 @@ class FrozenCodebook:
 
 
 @dataclass(frozen=True, eq=False)
+class FrozenMicroscaling:
+    """A complete format, whose scales follow the weights (see `Frozen`).
+
+    On a GPU nothing in `values` makes the host wait. NaN among the weights gives NaN there and an error in `quantize`.
+
+    Attributes:
+        format: its element is a `Microscaling`.
+    """
+
+    format: Format
+
+    def values(self, weights: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:
+        element = self.format.element
+        assert isinstance(element, Microscaling)
+        return microscaled_values(element, _matrix(weights)).view(weights.shape)
+
+    def quantize(self, weights: Float[Tensor, "..."]) -> QuantizedTensor:
+        return self.format.quantize(weights.detach())
+
+
+@dataclass(frozen=True, eq=False)
 class Settling:
     """A format that is settled anew for the weights at each use (see `Frozen`).
 
@@ -166,12 +189,19 @@ def freeze(
     if not scalar or format.code != "fixed" or format.outliers or scaling.statistic == "search":
         if mass is not None:
             raise FormatError(f"{format} has no codebook that stays", "leave out the weighting of its fit")
-        return Settling(format, importance)
+        return following(format, importance)
     assert isinstance(element, Element)
     matrix = _matrix(weights)
     known = None if importance is None else importance.checked(*matrix.shape).normalized(matrix.device)
     own = None if mass is None else mass.reshape(matrix.shape)
     return FrozenCodebook(format, fixed_width.scales_and_codebook(element, scaling, matrix, known, own)[1])
+
+
+def following(format: Format, importance: Importance | None = None) -> FrozenMicroscaling | Settling:
+    """A format of which nothing is estimated beforehand."""
+    if isinstance(format.element, Microscaling) and format.code == "fixed" and not format.outliers:
+        return FrozenMicroscaling(format)
+    return Settling(format, importance)
 
 
 def freeze_parts(quantized: QuantizedTensor) -> FrozenParts:

@@ -16,12 +16,13 @@ which the specification knows nothing, is the same with four bits: steps of 2^-2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Float32, Int32, Shaped, UInt8
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -108,7 +109,7 @@ class Microscaling:
     @property
     def top_exponent(self) -> int:
         """Exponent of the element's largest power of two."""
-        return int(torch.frexp(torch.tensor(self.largest)).exponent) - 1
+        return math.frexp(self.largest)[1] - 1
 
     def _thresholds(self) -> Tensor:
         """Magnitudes above which the next code starts: midpoints, just below them where the tie goes up to even."""
@@ -148,15 +149,33 @@ class Microscaling:
             absmax: largest magnitude of each block.
             top: largest magnitude of the tensor.
         """
+        if not self.two_level:
+            return {"scales": self._exponents(absmax).to(torch.uint8).view(torch.float8_e8m0fnu)}
+        # A tensor of zeros has no scale; any will do, and 1 makes no NaN.
+        level = torch.where(top > 0, top / (448.0 * self.largest), 1.0).reshape(1)
+        level = level.clamp_min(torch.finfo(torch.float32).smallest_normal)
+        scales = (absmax / self.largest / level).clamp(_NVFP4_SMALLEST, 448.0)
+        return {"scales": scales.to(torch.float8_e4m3fn), "scale": level}
+
+    def scale_values(
+        self, absmax: Float32[Tensor, "rows blocks"], top: Float32[Tensor, ""]
+    ) -> tuple[Float32[Tensor, "rows blocks"], Float32[Tensor, " one"] | None]:
+        """The numbers behind the parts "scales" and "scale" that `encode_scales` would give."""
         if self.two_level:
-            # A tensor of zeros has no scale; any will do, and 1 makes no NaN.
-            level = torch.where(top > 0, top / (448.0 * self.largest), 1.0).reshape(1)
-            level = level.clamp_min(torch.finfo(torch.float32).smallest_normal)
-            scales = (absmax / self.largest / level).clamp(_NVFP4_SMALLEST, 448.0)
-            return {"scales": scales.to(torch.float8_e4m3fn), "scale": level}
+            parts = self.encode_scales(absmax, top)
+            return parts["scales"].float(), parts["scale"]
+        # By hand: torch.compile knows no E8M0. The code 0 is 2^-127, a subnormal float32.
+        return (self._exponents(absmax) << 23).clamp_min(1 << 22).view(torch.float32), None
+
+    def _exponents(self, absmax: Float32[Tensor, "rows blocks"]) -> Int32[Tensor, "rows blocks"]:
+        """The codes of MX's scales."""
         power = (absmax.contiguous().view(torch.int32) >> 23) - E8M0_BIAS - self.top_exponent
-        stored = (power.clamp(-E8M0_BIAS, E8M0_BIAS) + E8M0_BIAS).to(torch.uint8)
-        return {"scales": stored.view(torch.float8_e8m0fnu)}
+        return power.clamp(-E8M0_BIAS, E8M0_BIAS) + E8M0_BIAS
+
+
+def nvfp4_factor(level: Float32[Tensor, " one"], scales: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """What NVFP4's weights are multiplied with before they are rounded; finite for the smallest of tensors too."""
+    return ((1.0 / level) / scales).clamp_max(torch.finfo(torch.float32).max)
 
 
 def _spread(scales: Shaped[Tensor, "rows blocks"], run: int, columns: int) -> Tensor:
@@ -199,7 +218,7 @@ class MicroscalingRounder:
 
     def _codes(self, scales: Tensor, values: Tensor) -> UInt8[Tensor, "rows run"]:
         if self.element.two_level:
-            scaled = values * ((1.0 / self.parts["scale"]) / scales)
+            scaled = values * nvfp4_factor(self.parts["scale"], scales)
             return self.element.encode_elements(scaled.clamp(-self.element.largest, self.element.largest))
         # Below 2^-126 the specification's scale is no normal float32; the weights there are not either.
         return self.element.encode_elements(values / scales.clamp_min(2.0**-126))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from octavo.base.progress import SILENT, Progress
@@ -17,6 +18,7 @@ from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.fake_quantized import FakeQuantizedLinear
 from octavo.models.saving import write_huggingface
 from octavo.models.transformer import Transformer
+from octavo.training.state import gathered
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,6 +39,8 @@ def export_quantized(
     norms, biases) is rounded to `dtype`; where the network trained with more precision than that, its logits move by as
     much, and in float32 not at all.
 
+    Processes that share the network all call this, before they part: the first writes, from what all gather.
+
     Args:
         model: the network; layers that no format was given are written as they are.
         tokenizer: None for none.
@@ -49,7 +53,12 @@ def export_quantized(
         OutputError: the directory exists, or cannot be written.
         ModelError: no family of Hugging Face computes this.
     """
-    write_huggingface(quantized_tensors(model), model.config, tokenizer, directory, end, dtype, progress)
+    tensors = quantized_tensors(model)
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+        for _ in tensors:
+            pass
+    else:
+        write_huggingface(tensors, model.config, tokenizer, directory, end, dtype, progress)
 
 
 @torch.no_grad()
@@ -61,4 +70,5 @@ def quantized_tensors(model: Transformer) -> Iterator[tuple[str, Tensor | Quanti
         if isinstance(layer, FakeQuantizedLinear) and layer.frozen is not None
     }
     for name, parameter in model.named_parameters():
-        yield name, frozen[name].quantize(parameter) if name in frozen else parameter
+        whole = gathered(parameter)
+        yield name, frozen[name].quantize(whole) if name in frozen else whole

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from octavo.base.errors import ConfigurationError, about
 from octavo.formats import Format
-from octavo.formats.frozen import FrozenCodebook, Settling, freeze
+from octavo.formats.frozen import FrozenCodebook, following, freeze
 from octavo.layers.fake_quantized import FakeQuantizedLinear
 from octavo.training.state import gathered
 
@@ -95,7 +95,7 @@ class StartQuantizing:
             if codebook is not None:
                 layer.frozen = FrozenCodebook(format, codebook.to(layer.weight.device))
             else:
-                layer.frozen = Settling(format) if "started" in state else None
+                layer.frozen = following(format) if "started" in state else None
 
 
 def whole_weight(layer: FakeQuantizedLinear) -> Float[Tensor, "rows columns"]:

@@ -168,6 +168,21 @@ void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
                                                normal(16), scales));
     problem.parts.push_back(octavo::shift_part({nullptr, nullptr, columns}, bytes(columns * stream), stream,
                                                {10, 3, normal(1024)}, nullptr, 0, nullptr, rows, scales));
+    for (const std::size_t dimension : {4, 8}) {
+        const std::size_t whole = (columns + dimension - 1) / dimension * dimension;
+        const octavo::Voronoi code{dimension, 5, normal(dimension * dimension), normal(dimension)};
+        problem.parts.push_back(octavo::voronoi_part({nullptr, nullptr, columns}, bytes(octavo::Layout(5).packed_bytes(rows * whole)),
+                                                     rows, whole, code, scales));
+    }
+    constexpr std::size_t dimension = 16, group = 32;
+    std::vector<octavo::LatticeGroup> groups;
+    std::size_t size = 0;
+    for (std::size_t begin = 0; begin < columns; begin += group) {
+        const std::size_t own = std::min(group, (columns - begin + dimension - 1) / dimension * dimension);
+        groups.push_back({own, static_cast<std::uint32_t>(1 + draws() % 8), normal(dimension * dimension), 1e-3f});
+        size += rows * own * groups.back().bits / 8;
+    }
+    problem.parts.push_back(octavo::grouped_part({nullptr, nullptr, columns}, bytes(size), rows, groups, dimension, scales));
     check(problem, batch);
 }
 

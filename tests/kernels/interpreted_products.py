@@ -21,8 +21,9 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from octavo.kernels import backends, product, reference
+from octavo.kernels.columns import Columns
 from octavo.kernels.layout import packed_bytes
-from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
+from octavo.kernels.product import CodesPart, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
 from octavo.kernels.triton import codes_product, launching, operands, part_products, sums
 
 TOLERANCE = 2e-6

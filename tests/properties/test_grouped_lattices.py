@@ -16,13 +16,14 @@ from torch import Tensor
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.formats import Importance, parse
 from octavo.formats.lattice.companded import CompandedLattice, top_of
-from octavo.formats.lattice.companding import compand, expand, slope
+from octavo.formats.lattice.companding import compand, slope
 from octavo.formats.lattice.grouped import GroupedLattices
 from octavo.formats.lattice.k_best import k_best
 from octavo.formats.lattice.learning import CONDITION, Sample, first_lattice, learn, repaired
 from octavo.formats.lattice.metrics import vector_metrics
 from octavo.formats.lattice.widths import exchanged
 from octavo.formats.tensor import QuantizedTensor
+from octavo.kernels.reference.lattice import expand
 
 ONE = torch.ones(1, 1, 1)
 SEEDS = st.integers(0, 10**6)

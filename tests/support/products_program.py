@@ -20,6 +20,8 @@ NAMES = (
     "lanes_avx2",
     "lanes_avx512",
     "lanes_neon",
+    "lattice_part",
+    "lattice_points",
     "layout",
     "other_parts",
     "portable",

@@ -8,7 +8,8 @@
 | `lattice-z` | as integers, which it is |
 | resident grids (octavo.formats.grid_resident) | columns of each width, their steps in the inputs; single codes apart |
 | any of these with outliers | the rest, and what the outliers differ from it, one by one |
-| `lattice-d4`, `lattice-e8`, `glvq`, entropy-coded streams as they are stored | nothing: they are dequantized |
+| `lattice-d4`, `lattice-e8`, `glvq` | digits of vectors, decoded a row at a time |
+| entropy-coded streams as they are stored | nothing: they are dequantized |
 
 Nothing of a tensor is copied but its scales, where they are stored in other types than float32 and bfloat16 (to
 bfloat16 if that holds them all, else to float32), and its outliers (12 bytes each). Results are those of dequantizing
@@ -30,10 +31,14 @@ from octavo.formats.column_groups import ColumnGroups, members
 from octavo.formats.elements.element import Element
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.lattice.fixed import FixedLattice
+from octavo.formats.lattice.grouped import GroupedLattices
+from octavo.formats.lattice.grouped_rounder import GROUP, stored_lattices
 from octavo.formats.microscaling import Microscaling
 from octavo.formats.outlier_rounder import apart, rest_of
 from octavo.formats.tensor import QuantizedTensor
-from octavo.kernels.product import CodesPart, Columns, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
+from octavo.kernels.columns import Columns
+from octavo.kernels.lattice_parts import GroupedPart, VoronoiPart
+from octavo.kernels.product import CodesPart, GridPart, Part, Product, ShiftPart, SparsePart, ZerosPart
 
 FEW = 64
 """Inputs up to which any packed weight is multiplied as it is: more are worth making most of them dense."""
@@ -86,6 +91,10 @@ def _parts(quantized: QuantizedTensor, numbers: Int32[Tensor, " columns"] | None
     if isinstance(element, FixedLattice) and element.name == "z":
         digits = torch.arange(element.levels, dtype=torch.uint8)[:, None]
         return [_codes(quantized, element.code.decode(digits)[:, 0], numbers)]
+    if isinstance(element, FixedLattice):
+        return [_voronoi(element, quantized, numbers)]
+    if isinstance(element, GroupedLattices):
+        return [_grouped(element, quantized, numbers)]
     if isinstance(element, Microscaling):
         values = element.decode_elements(torch.arange(element.levels, dtype=torch.uint8)[None])[0]
         return [_codes(quantized, values, numbers)]
@@ -106,6 +115,24 @@ def _codes(quantized: QuantizedTensor, values: Tensor, numbers: Tensor | None) -
     else:
         scales = fixed_width.used_scales(scaling, parts) if scales.dtype != torch.bfloat16 else scales
     return CodesPart(parts["codes"], columns, values, _narrowed(scales), scaling.run(columns), Columns(numbers))
+
+
+def _voronoi(element: FixedLattice, quantized: QuantizedTensor, numbers: Tensor | None) -> VoronoiPart:
+    parts, scaling, columns = quantized.parts, quantized.format.scaling, quantized.shape[-1]
+    scales = _narrowed(scaling.kind.decode(parts["scales"], parts.get("scale")))
+    lattice = element.code.lattice
+    basis, offset = (torch.from_numpy(each).to(scales.device) for each in (lattice.basis, lattice.generic))
+    code = element.padded(columns), element.levels, basis, offset
+    return VoronoiPart(parts["codes"], *code, scales, scaling.run(columns), Columns(numbers))
+
+
+def _grouped(element: GroupedLattices, quantized: QuantizedTensor, numbers: Tensor | None) -> GroupedPart:
+    parts, scaling, columns = quantized.parts, quantized.format.scaling, quantized.shape[-1]
+    scales = _narrowed(scaling.kind.decode(parts["scales"], parts.get("scale")))
+    stored_lattices(parts)  # refuses what is damaged
+    widths = torch.tensor(element.widths(parts, columns), dtype=torch.uint8, device=scales.device)
+    lattices = GROUP, widths, parts["basis"].float(), parts["companding"].float()
+    return GroupedPart(parts["codes"], *lattices, scales, scaling.run(columns), Columns(numbers))
 
 
 def _narrowed(scales: Float[Tensor, "_ _"]) -> Float[Tensor, "_ _"]:

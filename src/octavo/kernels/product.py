@@ -29,6 +29,8 @@ from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import FormatError
 from octavo.kernels import cpu, gpu, reference
 from octavo.kernels.backends import plain_backend, products_on_gpu
+from octavo.kernels.columns import ALL, Columns, within
+from octavo.kernels.lattice_parts import GroupedPart, VoronoiPart
 from octavo.kernels.layout import packed_bytes
 from octavo.kernels.shift_trellis import column_bytes, mixer
 
@@ -36,47 +38,10 @@ SPACING = 2.0**-23
 """Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Which columns of the inputs a part takes.
-
-    Attributes:
-        numbers: of the columns, in the part's order; None for all, in their own.
-        factors: what each is multiplied with first; None for 1.
-    """
-
-    numbers: Int32[Tensor, " count"] | None = None
-    factors: Float32[Tensor, " count"] | None = None
-
-    def of(self, values: Float32[Tensor, "batch columns"]) -> Float32[Tensor, "batch count"]:
-        """The columns of some inputs, times their factors."""
-        taken = values if self.numbers is None else values[:, self.numbers.long()]
-        return taken if self.factors is None else taken * self.factors
-
-    def count(self, columns: int) -> int:
-        """How many these are of a matrix with so many."""
-        return columns if self.numbers is None else len(self.numbers)
-
-    def fit(self, columns: int) -> bool:
-        """Whether a matrix with so many columns has these."""
-        return _within(self.numbers, columns) and (self.factors is None or len(self.factors) == self.count(columns))
-
-    def spread(self, weights: Float32[Tensor, "rows count"], columns: int) -> Float32[Tensor, "rows {columns}"]:
-        """Weights of these columns, times their factors, where they stand in the matrix."""
-        scaled = weights if self.factors is None else weights * self.factors
-        if self.numbers is None:
-            return scaled
-        return scaled.new_zeros(len(scaled), columns).index_add(1, self.numbers, scaled)
-
-
 def _require(fits: bool, what: str) -> None:
     """Refuse what a kernel of the GPU, which checks nothing, would read out of bounds."""
     if not fits:
         raise FormatError(f"{what} of a packed matrix do not fit it", "the tensor is damaged or its shape is wrong")
-
-
-def _within(numbers: Int32[Tensor, " count"] | None, columns: int) -> bool:
-    return numbers is None or not bool(((numbers < 0) | (numbers >= columns)).any())
 
 
 def _scaled(scales: Tensor, rows: int, count: int, block: int) -> bool:
@@ -101,7 +66,7 @@ class CodesPart:
     values: Float32[Tensor, " levels"]
     scales: Float[Tensor, "_ _"]
     block: int
-    columns: Columns = Columns()
+    columns: Columns = ALL
 
     def join(self, native: Any) -> None:
         columns = self.columns.numbers, self.columns.factors
@@ -246,7 +211,7 @@ class SparsePart:
 
     def ready(self, rows: int, columns: int) -> None:
         count = len(self.numbers)
-        _require(_within(self.numbers, columns) and len(self.values) == count, "single weights")
+        _require(within(self.numbers, columns) and len(self.values) == count, "single weights")
         ends = len(self.starts) == rows + 1 and int(self.starts[0]) == 0 and int(self.starts[-1]) == count
         _require(ends and not bool((self.starts.diff() < 0).any()), "rows of single weights")
 
@@ -270,7 +235,7 @@ class ZerosPart:
         return (0 * inputs[:, self.numbers.long()]).sum(1, keepdim=True).expand(-1, rows)
 
     def ready(self, rows: int, columns: int) -> None:
-        _require(_within(self.numbers, columns), "columns of zeros")
+        _require(within(self.numbers, columns), "columns of zeros")
 
     def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
         return gpu.zeros_product(inputs, self.numbers, onto, rows)
@@ -279,7 +244,7 @@ class ZerosPart:
         return torch.zeros(len(index), columns, device=index.device)
 
 
-Part = CodesPart | GridPart | ShiftPart | SparsePart | ZerosPart
+Part = CodesPart | GridPart | GroupedPart | ShiftPart | SparsePart | VoronoiPart | ZerosPart
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from octavo.formats.lattice.companding import compand, expand, slope
+from octavo.formats.lattice.companding import compand, slope
 from octavo.formats.lattice.k_best import k_best
+from octavo.kernels.reference.lattice import expand
 
 VECTORS_AT_ONCE = 1 << 13
 """Vectors that are rounded together: the metrics of all of them are in memory."""

@@ -18,11 +18,6 @@ def compand(values: Float[Tensor, "*n"], mu: Float[Tensor, ""]) -> Float[Tensor,
     return torch.sign(values) * torch.log1p(mu * values.abs()) / torch.log1p(mu)
 
 
-def expand(values: Float[Tensor, "*n"], mu: Float[Tensor, ""]) -> Float[Tensor, "*n"]:
-    """The inverse of `compand`: sign(y) ((1 + μ)^|y| - 1) / μ."""
-    return torch.sign(values) * torch.expm1(values.abs() * torch.log1p(mu)) / mu
-
-
 def slope(values: Float[Tensor, "*n"], mu: Float[Tensor, ""]) -> Float[Tensor, "*n"]:
     """How much faster than companded values the values themselves change: 1 / F'(x)."""
     return (1 + mu * values.abs()) * torch.log1p(mu) / mu

@@ -161,7 +161,7 @@ class GroupedLattices(VectorElement):
         if parts["scales"].shape[0] > 1:
             parts["scales"] = taken(parts["scales"], index)
         values, start = [], 0
-        groups = zip(self.groups(columns), self._widths(parts, columns), stored_lattices(parts), strict=True)
+        groups = zip(self.groups(columns), self.widths(parts, columns), stored_lattices(parts), strict=True)
         for span, bits, lattice in groups:
             size = (span.stop - span.start) * bits // 8
             packed = parts["codes"][start : start + rows * size].view(rows, size)[index]
@@ -170,7 +170,7 @@ class GroupedLattices(VectorElement):
         scales = spread_scales(quantized.format.scaling, parts, slice(0, columns), columns)
         return torch.cat(values, 1)[:, :columns] * scales
 
-    def _widths(self, parts: Mapping[str, Tensor], columns: int) -> list[int]:
+    def widths(self, parts: Mapping[str, Tensor], columns: int) -> list[int]:
         """Bits of each group.
 
         Raises:

@@ -1,15 +1,6 @@
-"""Nearest points of the lattices Z^n, D4 and E8, exactly and without tables.
+"""The lattices Z, D4 and E8: bases, shortest vectors and offsets.
 
-- Z^n: every coordinate is rounded.
-- D_n, the whole vectors of even sum: round every coordinate; if the sum is odd, round the coordinate of largest error
-  the other way.
-- E8 is D8 and D8 + (1/2, ..., 1/2): the nearer one of the two nearest points.
-
-Ties between integers go down, all others as the order of the coordinates has it. Coordinates that are small multiples
-of a power of two, as those of lattice points and of their halves are, are rounded without any error.
-
-Source: Conway and Sloane, Fast quantizing and decoding algorithms for lattice quantizers and codes, IEEE Trans.
-Information Theory 28 (1982). Constants: Sphere Packings, Lattices and Groups, table 2.3.
+Constants: Conway and Sloane, Sphere Packings, Lattices and Groups, table 2.3.
 """
 
 from __future__ import annotations
@@ -20,33 +11,10 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-def nearest_integers(points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """The nearest point of Z^d, ties down."""
-    return torch.ceil(points - 0.5)
-
-
-def nearest_even(points: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """The nearest point of D_d: whole coordinates of even sum."""
-    rounded = nearest_integers(points)
-    error = points - rounded
-    worst = error.abs().argmax(-1, keepdim=True)
-    other_way = torch.where(error.gather(-1, worst) > 0, 1.0, -1.0).to(points)
-    odd = rounded.sum(-1, keepdim=True) % 2
-    return rounded.scatter_add(-1, worst, other_way * odd)
-
-
-def nearest_e8(points: Float[Tensor, "n 8"]) -> Float[Tensor, "n 8"]:
-    """The nearest point of E8."""
-    whole = nearest_even(points)
-    half = nearest_even(points - 0.5) + 0.5
-    nearer = (points - half).square().sum(-1, keepdim=True) < (points - whole).square().sum(-1, keepdim=True)
-    return torch.where(nearer, half, whole)
+from octavo.kernels.reference.lattice import nearest_e8, nearest_even, nearest_integers
 
 
 @dataclass(frozen=True, eq=False)

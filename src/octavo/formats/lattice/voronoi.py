@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo.formats.lattice.nearest import Lattice
+from octavo.kernels.reference.lattice import reduced, voronoi_points
 
 MOVES = 12
 """Moves by shortest vectors under overload, at most."""
@@ -64,7 +65,7 @@ class VoronoiCode:
 
     def _computed(self, codes: UInt8[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         basis = torch.from_numpy(self.lattice.basis).to(codes.device)
-        return self._reduced(codes.float() @ basis - self._offset(codes))
+        return voronoi_points(codes, basis, self._offset(codes), self.size)
 
     def encode(self, vectors: Float[Tensor, "n d"]) -> UInt8[Tensor, "n d"]:
         """Codes of the nearest points, where these are in the code; of near ones elsewhere."""
@@ -74,7 +75,7 @@ class VoronoiCode:
     def nearest(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The points that `encode` finds the codes of."""
         points = self._shifted(vectors)
-        over = (self._reduced(points) != points).any(-1).nonzero().flatten()
+        over = (self._inside(points) != points).any(-1).nonzero().flatten()
         if len(over):
             points[over] = self._overloaded(vectors[over])
         return points
@@ -87,10 +88,9 @@ class VoronoiCode:
         offset = self._offset(vectors)
         return self.lattice.nearest(vectors + offset) - offset
 
-    def _reduced(self, points: Tensor) -> Tensor:
-        """The points of the same code inside the cell; of Z, at its ends, the lower one."""
-        # Ties of `nearest` go down; those of its mirror image go up.
-        return points + self.size * self.lattice.nearest(-points / self.size)
+    def _inside(self, points: Tensor) -> Tensor:
+        """The points of the same code inside the cell."""
+        return reduced(points, self.size)
 
     def _overloaded(self, vectors: Tensor) -> Tensor:
         shortest = torch.from_numpy(self.lattice.shortest).to(vectors.device)
@@ -100,13 +100,13 @@ class VoronoiCode:
         best, least = vectors, vectors.new_full((len(vectors), 1), torch.inf)
         for steps in SHRINKS:
             start = self._shifted(onto * (1 - steps / self.size))
-            best, least = _nearer(vectors, best, least, self._reduced(start))
+            best, least = _nearer(vectors, best, least, self._inside(start))
         for _ in range(MOVES):
             gain, which = ((vectors - best) @ shortest.T).topk(min(TRIED, len(shortest)), dim=-1)
             before = least
             for column in range(which.shape[1]):
                 moved = best + shortest[which[:, column]]
-                inside = (self._reduced(moved) == moved).all(-1, keepdim=True) & (gain[:, column, None] > square / 2)
+                inside = (self._inside(moved) == moved).all(-1, keepdim=True) & (gain[:, column, None] > square / 2)
                 best, least = _nearer(vectors, best, least, torch.where(inside, moved, best))
             if bool((least == before).all()):
                 break

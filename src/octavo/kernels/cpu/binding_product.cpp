@@ -37,6 +37,7 @@ using Codes = nb::ndarray<const std::int16_t, nb::ndim<2>, nb::c_contig, nb::dev
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MatrixTo = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Cube = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Inputs = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Results = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -122,6 +123,49 @@ public:
                                             spread));
         keep(columns, factors, codes, table, scales);
         if (curve) keep_one(*curve);
+    }
+
+    void add_voronoi(const Bytes& packed, std::size_t row_codes, std::int64_t size, const Matrix& basis, const Row& offset,
+                     const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
+                     const std::optional<Row>& factors) {
+        const Taken taken = this->taken(columns, factors);
+        const Layout layout(size);
+        const std::size_t dimension = offset.shape(0);
+        require(dimension == 4 || dimension == 8, "there are lattices of dimension 4 and 8");
+        require(!narrow(basis.dtype()) && basis.shape(0) == dimension && basis.shape(1) == dimension, "the basis does not fit the lattice");
+        require(row_codes >= taken.count && row_codes % dimension == 0 && row_codes < limit, "a row has no whole vectors");
+        require(packed.shape(0) == layout.packed_bytes(rows_ * row_codes), "the packed codes do not fit the shape");
+        const Factors spread = checked(scales, taken.count, block);
+        const octavo::Voronoi code{dimension, layout.levels, static_cast<const float*>(basis.data()), offset.data()};
+        parts_.push_back(octavo::voronoi_part(taken, packed.data(), rows_, row_codes, code, spread));
+        keep(columns, factors, packed, basis, offset, scales);
+    }
+
+    // Groups of `group` columns, the last of what is left up to whole vectors.
+    void add_grouped(const Bytes& packed, std::size_t group, const Bytes& widths, const Cube& basis, const Row& companding,
+                     const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
+                     const std::optional<Row>& factors) {
+        const Taken taken = this->taken(columns, factors);
+        const std::size_t dimension = basis.shape(1), count = widths.shape(0);
+        require(dimension == 8 || dimension == 16 || dimension == 32, "there are lattices of dimension 8, 16 and 32");
+        require(basis.shape(0) == count && basis.shape(2) == dimension && companding.shape(0) == count,
+                "the lattices do not fit the groups");
+        require(group != 0 && group % dimension == 0 && group < limit, "a group has no whole vectors");
+        const std::size_t whole = (taken.count + dimension - 1) / dimension * dimension;
+        require(count == (whole + group - 1) / group, "the groups do not fit the columns");
+        std::vector<octavo::LatticeGroup> groups;
+        std::size_t bytes = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::size_t own = std::min(group, whole - i * group);
+            const std::uint32_t bits = widths.data()[i];
+            require(1 <= bits && bits <= 8, "codes have 1 to 8 bits");
+            groups.push_back({own, bits, basis.data() + i * dimension * dimension, companding.data()[i]});
+            bytes += rows_ * own * bits / 8;
+        }
+        require(packed.shape(0) == bytes, "the packed codes do not fit the shape");
+        const Factors spread = checked(scales, taken.count, block);
+        parts_.push_back(octavo::grouped_part(taken, packed.data(), rows_, std::move(groups), dimension, spread));
+        keep(columns, factors, packed, basis, scales);
     }
 
     void add_zeros(const Numbers& columns) {
@@ -298,6 +342,10 @@ void bind_product(nb::module_& module) {
              given("columns").none(), given("factors").none())
         .def("add_shift", &Product::add_shift, given("codes"), given("table"), given("curve").none(), nb::arg("bits"),
              nb::arg("mixer").none(), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+        .def("add_voronoi", &Product::add_voronoi, given("packed"), nb::arg("row_codes"), nb::arg("size"), given("basis"),
+             given("offset"), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+        .def("add_grouped", &Product::add_grouped, given("packed"), nb::arg("group"), given("widths"), given("basis"),
+             given("companding"), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_zeros", &Product::add_zeros, given("columns"))
         .def("add_sparse", &Product::add_sparse, given("starts"), given("columns"), given("values"))
         .def_prop_ro("columns", &Product::columns)

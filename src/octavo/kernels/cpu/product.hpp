@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "codebook.hpp"
+#include "lattice_points.hpp"
 #include "layout.hpp"
 #include "loops.hpp"
 
@@ -192,6 +193,22 @@ std::unique_ptr<Part> grid_part(Taken taken, const std::int16_t* codes, const fl
 std::unique_ptr<Part> shift_part(Taken taken, const std::uint8_t* codes, std::size_t stream_bytes,
                                  ShiftTrellis trellis, const float* curve, std::size_t knots, const Mixer* mixer,
                                  std::size_t rows, Factors scales);
+
+// Digits of vectors of consecutive columns, packed as an alphabet of code.size, `row_codes` a row.
+std::unique_ptr<Part> voronoi_part(Taken taken, const std::uint8_t* packed, std::size_t rows, std::size_t row_codes,
+                                   const Voronoi& code, Factors scales);
+
+// Consecutive columns with a companded lattice of their own (see Companded), and the bits of their codes.
+struct LatticeGroup {
+    std::size_t columns;
+    std::uint32_t bits;
+    const float* basis;
+    float mu;
+};
+
+// Digits of vectors, packed group after group, in each row after row; whole bytes a row.
+std::unique_ptr<Part> grouped_part(Taken taken, const std::uint8_t* packed, std::size_t rows, std::vector<LatticeGroup> groups,
+                                   std::size_t dimension, Factors scales);
 
 // Weights of zero: an input that is no finite number reaches every output also through them.
 std::unique_ptr<Part> zeros_part(Taken taken);

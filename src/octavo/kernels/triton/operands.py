@@ -22,7 +22,7 @@ LEAST = 16
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """The columns of the inputs that a part takes; see `octavo.kernels.product.Columns`."""
+    """The columns of the inputs that a part takes; see `octavo.kernels.columns.Columns`."""
 
     numbers: Tensor | None = None
     factors: Tensor | None = None

@@ -1,0 +1,136 @@
+"""Parts of a product whose codes are vectors: Voronoi codes of D4 and E8, and companded lattices of groups of columns.
+
+On the CPU rows are decoded in registers, sixteen vectors at a time, to a row of float32 that is multiplied at once; a
+GPU makes the matrix dense first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from octavo.kernels import reference
+from octavo.kernels.columns import ALL, Columns
+from octavo.kernels.reference.lattice import companded_points, voronoi_points
+
+
+@dataclass(frozen=True, eq=False)
+class VoronoiPart:
+    """Voronoi codes of D4 or E8 (octavo.kernels.reference.lattice).
+
+    Attributes:
+        packed: digits of all rows, in the places of their vectors' weights (octavo.kernels.layout).
+        row_codes: digits of a row, whole vectors; those beyond the columns are skipped.
+        size: of the alphabet of digits.
+        basis: rows are basis vectors.
+        offset: that points lie off the lattice.
+        scales: float32 or bfloat16, [rows or 1, ceil(columns / block)].
+        block: columns that share a scale.
+        columns: of the inputs.
+    """
+
+    packed: UInt8[Tensor, " bytes"]
+    row_codes: int
+    size: int
+    basis: Float32[Tensor, "d d"]
+    offset: Float32[Tensor, " d"]
+    scales: Float[Tensor, "_ _"]
+    block: int
+    columns: Columns = ALL
+
+    def join(self, native: Any) -> None:
+        columns = self.columns.numbers, self.columns.factors
+        code = self.row_codes, self.size, self.basis, self.offset
+        native.add_voronoi(self.packed, *code, self.scales, self.block, *columns)
+
+    def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:
+        """The weights of the columns taken."""
+        digits = reference.unpack(self.packed, self.size, rows * self.row_codes).view(-1, len(self.offset))
+        points = voronoi_points(digits, self.basis, self.offset, self.size).view(rows, self.row_codes)[:, :count]
+        return points * _spread(self.scales, self.block, count)
+
+    def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
+        return _product(self, inputs, rows)
+
+    def ready(self, rows: int, columns: int) -> None:
+        """Nothing: nothing is launched that reads these tensors by itself."""
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        return _added(_product(self, inputs.float(), rows), onto)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return _rows(self, index, rows, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedPart:
+    """Companded lattices of groups of consecutive columns (octavo.kernels.reference.lattice).
+
+    Attributes:
+        packed: digits; group after group, in each row after row.
+        group: columns of a group; the last has what is left, up to whole vectors.
+        widths: bits of each group's digits.
+        basis: of each group; columns are basis vectors.
+        companding: μ of each group.
+        scales, block, columns: as of `VoronoiPart`.
+    """
+
+    packed: UInt8[Tensor, " bytes"]
+    group: int
+    widths: UInt8[Tensor, " groups"]
+    basis: Float32[Tensor, "groups d d"]
+    companding: Float32[Tensor, " groups"]
+    scales: Float[Tensor, "_ _"]
+    block: int
+    columns: Columns = ALL
+
+    def join(self, native: Any) -> None:
+        columns = self.columns.numbers, self.columns.factors
+        lattices = self.group, self.widths, self.basis, self.companding
+        native.add_grouped(self.packed, *lattices, self.scales, self.block, *columns)
+
+    def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:
+        """The weights of the columns taken."""
+        d = self.basis.shape[1]
+        whole, start, found = -(-count // d) * d, 0, []
+        for number, bits in enumerate(self.widths.tolist()):
+            own = min(self.group, whole - number * self.group)
+            size = rows * own * bits // 8
+            digits = reference.unpack(self.packed[start : start + size], 1 << bits, rows * own).view(-1, d)
+            points = companded_points(digits, self.basis[number], self.companding[number], 1 << bits)
+            found.append(points.view(rows, own))
+            start += size
+        return torch.cat(found, 1)[:, :count] * _spread(self.scales, self.block, count)
+
+    def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
+        return _product(self, inputs, rows)
+
+    def ready(self, rows: int, columns: int) -> None:
+        """Nothing: nothing is launched that reads these tensors by itself."""
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        return _added(_product(self, inputs.float(), rows), onto)
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return _rows(self, index, rows, columns)
+
+
+def _spread(scales: Float[Tensor, "_ _"], block: int, count: int) -> Float32[Tensor, "_ {count}"]:
+    return scales.float()[:, torch.arange(count, device=scales.device) // block]
+
+
+def _product(part: VoronoiPart | GroupedPart, inputs: Tensor, rows: int) -> Tensor:
+    taken = part.columns.of(inputs)
+    return taken @ part.values(rows, taken.shape[1]).T
+
+
+def _added(found: Tensor, onto: Tensor | None) -> Tensor:
+    return found if onto is None else onto + found
+
+
+def _rows(part: VoronoiPart | GroupedPart, index: Tensor, rows: int, columns: int) -> Tensor:
+    return part.columns.spread(part.values(rows, part.columns.count(columns))[index], columns)

@@ -170,8 +170,14 @@ void mixed(std::size_t rows, std::size_t columns, std::size_t batch) {
                                                {10, 3, normal(1024)}, nullptr, 0, nullptr, rows, scales));
     for (const std::size_t dimension : {4, 8}) {
         const std::size_t whole = (columns + dimension - 1) / dimension * dimension;
-        const octavo::Voronoi code{dimension, 5, normal(dimension * dimension), normal(dimension)};
+        const octavo::Voronoi code{dimension, 5, normal(dimension * dimension), normal(dimension), nullptr};
         problem.parts.push_back(octavo::voronoi_part({nullptr, nullptr, columns}, bytes(octavo::Layout(5).packed_bytes(rows * whole)),
+                                                     rows, whole, code, scales));
+    }
+    for (const std::int64_t size : {2, 4, 8, 16}) {
+        const std::size_t whole = (columns + 3) / 4 * 4;
+        const octavo::Voronoi code{4, static_cast<std::uint32_t>(size), normal(16), normal(4), normal(static_cast<std::size_t>(4 * size * size * size * size))};
+        problem.parts.push_back(octavo::voronoi_part({nullptr, nullptr, columns}, bytes(octavo::Layout(size).packed_bytes(rows * whole)),
                                                      rows, whole, code, scales));
     }
     constexpr std::size_t dimension = 16, group = 32;

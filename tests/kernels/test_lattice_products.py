@@ -108,7 +108,7 @@ def test_columns_and_factors(generator: torch.Generator) -> None:
     assert isinstance(part, VoronoiPart)
     numbers = torch.randperm(40, generator=generator)[:24].int()
     factors = torch.rand(24, generator=generator)
-    code = part.packed, part.row_codes, part.size, part.basis, part.offset, part.scales, part.block
+    code = part.packed, part.row_codes, part.size, part.basis, part.offset, part.listed, part.scales, part.block
     wide = Product(9, 40, [VoronoiPart(*code, Columns(numbers, factors))])
     inputs = torch.randn(2, 40, generator=generator)
     expected = inputs[:, numbers.long()] * factors @ matrix.T
@@ -120,9 +120,16 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     native = cpu._extension()
 
     def voronoi(
-        packed: int = 3 * 6, row_codes: int = 24, size: int = 4, d: int = 8, offset: int = 8, blocks: int = 1
+        packed: int = 3 * 6,
+        row_codes: int = 24,
+        size: int = 4,
+        d: int = 8,
+        offset: int = 8,
+        blocks: int = 1,
+        listed: int | None = 1 << 16,
     ) -> None:
-        code = torch.zeros(d, d), torch.zeros(offset), torch.ones(3, blocks)
+        points = None if listed is None else torch.zeros(listed, d)
+        code = torch.zeros(d, d), torch.zeros(offset), points, torch.ones(3, blocks)
         raw = torch.zeros(packed, dtype=torch.uint8)
         native.Product(3, 20).add_voronoi(raw, row_codes, size, *code, 20, None, None)
 
@@ -134,6 +141,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         native.Product(3, 20).add_grouped(raw, group, widths, basis, torch.ones(mus), torch.ones(3, 1), 20, None, None)
 
     voronoi()
+    voronoi(listed=None)
     grouped()
     for wrong in (
         lambda: voronoi(packed=17),
@@ -143,6 +151,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         lambda: voronoi(d=4),
         lambda: voronoi(offset=4),
         lambda: voronoi(blocks=2),
+        lambda: voronoi(listed=1 << 15),
+        lambda: voronoi(packed=27, size=8),
         lambda: grouped(packed=35),
         lambda: grouped(group=0),
         lambda: grouped(group=12),

@@ -122,7 +122,7 @@ def _voronoi(element: FixedLattice, quantized: QuantizedTensor, numbers: Tensor 
     scales = _narrowed(scaling.kind.decode(parts["scales"], parts.get("scale")))
     lattice = element.code.lattice
     basis, offset = (torch.from_numpy(each).to(scales.device) for each in (lattice.basis, lattice.generic))
-    code = element.padded(columns), element.levels, basis, offset
+    code = element.padded(columns), element.levels, basis, offset, element.code.listed
     return VoronoiPart(parts["codes"], *code, scales, scaling.run(columns), Columns(numbers))
 
 

@@ -28,6 +28,7 @@ class VoronoiPart:
         size: of the alphabet of digits.
         basis: rows are basis vectors.
         offset: that points lie off the lattice.
+        listed: the point of each code if there are at most 2^16, the first digit changing fastest.
         scales: float32 or bfloat16, [rows or 1, ceil(columns / block)].
         block: columns that share a scale.
         columns: of the inputs.
@@ -38,13 +39,14 @@ class VoronoiPart:
     size: int
     basis: Float32[Tensor, "d d"]
     offset: Float32[Tensor, " d"]
+    listed: Float32[Tensor, "points d"] | None
     scales: Float[Tensor, "_ _"]
     block: int
     columns: Columns = ALL
 
     def join(self, native: Any) -> None:
         columns = self.columns.numbers, self.columns.factors
-        code = self.row_codes, self.size, self.basis, self.offset
+        code = self.row_codes, self.size, self.basis, self.offset, self.listed
         native.add_voronoi(self.packed, *code, self.scales, self.block, *columns)
 
     def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:

@@ -23,7 +23,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -57,11 +57,16 @@ class VoronoiCode:
 
     def decode(self, codes: UInt8[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """The points of codes, float32."""
-        d = self.lattice.dimension
-        if self.size**d > LISTED:
+        listed = self.listed
+        if listed is None:
             return self._computed(codes)
-        places = torch.from_numpy(self.size ** np.arange(d, dtype=np.int32)).to(codes.device)
-        return torch.from_numpy(_points(self)).to(codes.device)[(codes * places).sum(-1)]
+        places = torch.from_numpy(self.size ** np.arange(self.lattice.dimension, dtype=np.int32)).to(codes.device)
+        return listed.to(codes.device)[(codes * places).sum(-1)]
+
+    @property
+    def listed(self) -> Float32[Tensor, "points d"] | None:
+        """The points of all codes, the first digit changing fastest; None if there are too many."""
+        return torch.from_numpy(_points(self)) if self.size**self.lattice.dimension <= LISTED else None
 
     def _computed(self, codes: UInt8[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         basis = torch.from_numpy(self.lattice.basis).to(codes.device)

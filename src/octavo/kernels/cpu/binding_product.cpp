@@ -37,6 +37,7 @@ using Codes = nb::ndarray<const std::int16_t, nb::ndim<2>, nb::c_contig, nb::dev
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MatrixTo = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Cube = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Inputs = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Results = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -126,7 +127,7 @@ public:
     }
 
     void add_voronoi(const Bytes& packed, std::size_t row_codes, std::int64_t size, const Matrix& basis, const Row& offset,
-                     const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
+                     const std::optional<Table>& listed, const Matrix& scales, std::int64_t block, const std::optional<Numbers>& columns,
                      const std::optional<Row>& factors) {
         const Taken taken = this->taken(columns, factors);
         const Layout layout(size);
@@ -136,7 +137,13 @@ public:
         require(row_codes >= taken.count && row_codes % dimension == 0 && row_codes < limit, "a row has no whole vectors");
         require(packed.shape(0) == layout.packed_bytes(rows_ * row_codes), "the packed codes do not fit the shape");
         const Factors spread = checked(scales, taken.count, block);
-        const octavo::Voronoi code{dimension, layout.levels, static_cast<const float*>(basis.data()), offset.data()};
+        if (listed) {
+            require(layout.power_of_two && dimension * layout.bytes <= 16, "there are too many points to be listed");
+            require(listed->shape(0) == std::size_t{1} << dimension * layout.bytes && listed->shape(1) == dimension, "the points do not fit the codes");
+            keep_one(*listed);
+        }
+        const octavo::Voronoi code{dimension, layout.levels, static_cast<const float*>(basis.data()), offset.data(),
+                                   listed ? listed->data() : nullptr};
         parts_.push_back(octavo::voronoi_part(taken, packed.data(), rows_, row_codes, code, spread));
         keep(columns, factors, packed, basis, offset, scales);
     }
@@ -343,7 +350,7 @@ void bind_product(nb::module_& module) {
         .def("add_shift", &Product::add_shift, given("codes"), given("table"), given("curve").none(), nb::arg("bits"),
              nb::arg("mixer").none(), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_voronoi", &Product::add_voronoi, given("packed"), nb::arg("row_codes"), nb::arg("size"), given("basis"),
-             given("offset"), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
+             given("offset"), given("listed").none(), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_grouped", &Product::add_grouped, given("packed"), nb::arg("group"), given("widths"), given("basis"),
              given("companding"), given("scales"), nb::arg("block"), given("columns").none(), given("factors").none())
         .def("add_zeros", &Product::add_zeros, given("columns"))

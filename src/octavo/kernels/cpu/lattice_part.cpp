@@ -1,5 +1,6 @@
 // Parts of a product whose codes are vectors: decoded a row at a time to float32 before they are multiplied.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "lattice_points.hpp"
@@ -55,6 +56,7 @@ public:
 
 protected:
     void decode(std::size_t row, const Loops& loops, float* values) const override {
+        if (code_.listed != nullptr) return look_up(row, values);
         const auto [digits, points] = room(row_codes_ / dimension_ + 1);
         const std::size_t flat = row * row_codes_, group = flat / layout_.digits, early = flat % layout_.digits;
         const std::size_t groups = (early + row_codes_ + layout_.digits - 1) / layout_.digits;
@@ -66,6 +68,23 @@ protected:
     }
 
 private:
+    // The digits of a vector are the number of its point as they are packed.
+    void look_up(std::size_t row, float* values) const {
+        const std::size_t width = dimension_ * layout_.bytes, vectors = row_codes_ / dimension_;
+        const std::size_t size = (rows_ * row_codes_ * layout_.bytes + 7) / 8;
+        const auto [digits, points] = room(vectors);
+        for (std::size_t v = 0, bit = row * vectors * width; v < vectors; ++v, bit += width) {
+            std::uint32_t word = 0;
+            if (const std::size_t byte = bit / 8; byte + sizeof word <= size)
+                std::memcpy(&word, packed_ + byte, sizeof word);
+            else
+                std::memcpy(&word, packed_ + byte, size - byte);
+            const std::size_t number = word >> bit % 8 & ((std::uint32_t{1} << width) - 1);
+            std::memcpy(points + v * dimension_, code_.listed + number * dimension_, dimension_ * sizeof(float));
+        }
+        scale(row, 0, taken.count, points, values);
+    }
+
     const Layout layout_;
     const std::size_t row_codes_;
     const Voronoi code_;

@@ -14,6 +14,8 @@ struct Voronoi {
     std::uint32_t size;
     const float* basis;   // [dimension, dimension], rows are basis vectors
     const float* offset;  // [dimension]
+    const float* listed;  // [size^dimension, dimension], the point of each code if there are few, the first digit changing
+                          // fastest; else null
 };
 
 // Half-integers behind digits below `size`, times a basis, expanded by a μ-law.

@@ -106,7 +106,7 @@ def main(
     rows = []
     for count in threads or (1, 2):
         torch.set_num_threads(count)
-        bandwidth = read_bandwidth(repeats=repeats) / 1e9
+        bandwidth = read_bandwidth(repeats=4 * repeats) / 1e9
         console.print(f"{count} thread(s): reading runs at {bandwidth:.1f} GB/s")
         for side in shape or SHAPES:
             kinds = inputs or ("float32", "bfloat16", "int8")

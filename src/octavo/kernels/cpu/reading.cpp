@@ -14,11 +14,11 @@ constexpr std::size_t unit = std::size_t{1} << 16;
 constexpr std::size_t ahead = 512;
 
 std::uint64_t sum(const std::uint64_t* numbers, std::size_t count) {
-    std::uint64_t sums[4 * line] = {};
+    std::uint64_t sums[line] = {};
     std::size_t i = 0;
-    for (; i + 4 * line <= count; i += 4 * line) {
-        for (std::size_t j = 0; j < 4 * line; j += line) __builtin_prefetch(numbers + i + j + ahead, 0, 2);
-        for (std::size_t j = 0; j < 4 * line; ++j) sums[j] += numbers[i + j];
+    for (; i + line <= count; i += line) {
+        __builtin_prefetch(numbers + i + ahead, 0, 2);
+        for (std::size_t j = 0; j < line; ++j) sums[j] += numbers[i + j];
     }
     std::uint64_t total = 0;
     for (; i < count; ++i) total += numbers[i];

@@ -21,7 +21,9 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_roofline_is_bandwidth_over_bytes() -> None:
-    speed = Speed(1, 512, 100.0, 20.0, weight_bytes=9 * 10**8, cache_bytes=10**8, outside=0.1, bandwidth=4e10)
+    speed = Speed(
+        1, 512, 100.0, 20.0, weight_bytes=9 * 10**8, cache_bytes=10**8, outside=0.1, python=0.02, bandwidth=4e10
+    )
     assert speed.achieved == 20e9
     assert speed.roofline == 40.0
     assert speed.achieved / speed.bandwidth == speed.decode / speed.roofline
@@ -33,6 +35,7 @@ def test_bytes_are_those_of_weights_and_seen_tokens(tmp_path: Path) -> None:
     assert found.prefill > 0
     assert found.decode > 0
     assert 0 <= found.outside < 1
+    assert 0 <= found.python < 1
     dense = sum(tensor.numel() for tensor in make("mistral", tmp_path)[0].state_dict().values())
     assert found.weight_bytes == 4 * (dense - 61 * 36)
     # Three layers see 7 tokens of 2 heads: keys of 12 channels, values of 12 that are padded to 16.

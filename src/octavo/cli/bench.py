@@ -33,6 +33,7 @@ def bench(
         ("prompt, tokens/s", f"{found.prefill:.1f}"),
         ("answer, tokens/s", f"{found.decode:.1f}"),
         ("time outside products with weights", f"{found.outside:.1%}"),
+        ("time outside all kernels", f"{found.python:.1%}"),
         ("weights read a token", format_size(found.weight_bytes)),
         ("keys and values read a token", format_size(found.cache_bytes)),
         ("bandwidth achieved", f"{found.achieved / 1e9:.1f} GB/s"),

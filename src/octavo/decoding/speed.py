@@ -34,6 +34,7 @@ class Speed:
         weight_bytes: bytes of weights that a token reads.
         cache_bytes: bytes of keys and values that it reads, on average.
         outside: share of a token's time that is not spent in products with weights.
+        python: share of it that is spent outside all operations in C++; 0 where there are none.
         bandwidth: bytes a second that the memory delivers at most.
     """
 
@@ -44,6 +45,7 @@ class Speed:
     weight_bytes: int
     cache_bytes: int
     outside: float
+    python: float
     bandwidth: float
 
     @property
@@ -85,11 +87,16 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         for _ in range(tokens):
             token = int(step([token], [0])[0].numpy().argmax())
 
+    def compute() -> None:
+        for _ in range(tokens):
+            step.recompute()
+
     # In turns, so that what else the machine does falls on all alike; the first fetches memory and wakes threads.
-    jobs = read, make, _products(decoder, tokens)
+    jobs = read, make, compute, _products(decoder, tokens)
     times = [[_time(job) for job in jobs] for _ in range(repeats + 1)][1:]
     prefill, decode = (statistics.median(each[i] for each in times) for i in range(2))
-    outside = statistics.median(1 - products / step for _, step, products in times)
+    outside = statistics.median(1 - products / made for _, made, _, products in times)
+    python = statistics.median(1 - computed / made for _, made, computed, _ in times) if step.recompute() else 0.0
     seen = sum(min(prompt + tokens / 2, window or prompt + tokens) for window in decoder.config.windows)
     each = cache.nbytes / decoder.config.layers / (cache.values.shape[3])
     return Speed(
@@ -100,6 +107,7 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         weight_bytes=decoder.step_nbytes,
         cache_bytes=round(seen * each),
         outside=max(0.0, outside),
+        python=max(0.0, python),
         bandwidth=_bandwidth(),
     )
 

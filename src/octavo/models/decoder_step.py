@@ -70,6 +70,7 @@ class DecodingStep:
         self.decoder, self.cache = decoder, cache
         self.chunk = CHUNK if decoder.joins else WHOLE
         self._prepared: list[kernels.Prepared] | None = None
+        self._single: list[kernels.Prepared] = []
         self._rows = 0
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
             self._rows = cache.slots + (self.chunk if decoder.joins else 0)
@@ -149,6 +150,16 @@ class DecodingStep:
             logits = self.read([tokens[start : start + self.chunk]], [slot])[0]
         return logits
 
+    def recompute(self) -> bool:
+        """Run the operations of the last step of one token again: what it takes but for Python's part.
+
+        Returns:
+            Whether there are any; elsewhere than on a CPU in float32 they are not prepared.
+        """
+        for operation in self._single:
+            operation(1)
+        return bool(self._single)
+
     def _joined(self, tokens: Sequence[int], slot: int) -> bool:
         """Whether tokens are rows among others, which does not depend on these."""
         prompts = self.decoder.joins and len(tokens) <= self.chunk and self.cache.lengths[slot] <= NEAR
@@ -168,7 +179,7 @@ class DecodingStep:
             cache.lengths[slot] + i for own, slot in zip(tokens, slots, strict=True) for i in range(len(own))
         ]
         single = rows == len(tokens)
-        for operation in (self._single if single else self._prepared) or ():
+        for operation in self._single if single else self._prepared or ():
             operation(rows)
         if not single:
             last = torch.tensor([*accumulate(map(len, tokens))]) - 1

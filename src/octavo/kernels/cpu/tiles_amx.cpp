@@ -198,7 +198,6 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
                                        std::int8_t* bytes) {
     constexpr std::size_t each = Decoder<width, slice>::bytes;
     const Span<width, slice> span(codes, at);
-    for (std::size_t load = 0; load < at.count; ++load) fetch<width, slice>(codes, at.row, at.load + load);
     const auto put = [&](std::size_t load, std::size_t row, __m512i found) OCTAVO_TILES OCTAVO_LAMBDA {
         std::int8_t* const to = bytes + load * rows_in_tile * codes_in_load + row * slice;
         if constexpr (slice == 64) {
@@ -210,6 +209,8 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
     };
     for (std::size_t row = 0; row < at.height; ++row) {
         const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + at.load * each;
+        for (std::size_t load = row * at.count / at.height; load < (row + 1) * at.count / at.height; ++load)
+            fetch<width, slice>(codes, at.row, at.load + load);
         for (std::size_t load = 0; load < span.whole; ++load)
             put(load, row, decoder(from + load * each, Decoder<width, slice>::all));
         if (span.whole < at.count) put(span.whole, row, decoder(from + span.whole * each, span.rest));

@@ -223,7 +223,7 @@ class Attend final : public octavo::Operation {
                     loops_.attend(layer_, found_of(row), shared, slot_of(row), position_of(row), number, scratch(), to, pitch);
                 }
             },
-            4);
+            8);
         octavo::in_team_ranges(count * layer_.heads, 1, pitch, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t i = begin; i < end; ++i)
                 loops_.merge(layer_, partials + i * pitch, layer_.spans(position_of(i / layer_.heads)),

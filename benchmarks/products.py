@@ -6,7 +6,7 @@ run, by reading a large array. Weights of 128 rows are quantized and repeated: w
 Entropy-coded grids are timed in their resident form, whose bytes count.
 
     python benchmarks/products.py
-    python benchmarks/products.py --shape 8192x8192 --batch 1 --spread 1024 --json benchmarks/results/products.json
+    python benchmarks/products.py --shape 8192x8192 --batch 1 --spread 300 --json benchmarks/results/products.json
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ GPU makes the matrix dense first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -18,8 +18,36 @@ from octavo.kernels.columns import ALL, Columns
 from octavo.kernels.reference.lattice import companded_points, voronoi_points
 
 
+class _DensePart(Protocol):
+    """A part whose weights are made dense wherever C++ does not multiply by them.
+
+    Attributes:
+        columns: of the inputs.
+    """
+
+    columns: Columns
+
+    def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:
+        """The weights of the columns taken."""
+        ...
+
+    def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
+        taken = self.columns.of(inputs)
+        return taken @ self.values(rows, taken.shape[1]).T
+
+    def ready(self, rows: int, columns: int) -> None:
+        """Nothing: nothing is launched that reads these tensors by itself."""
+
+    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
+        found = self.product(inputs.float(), rows)
+        return found if onto is None else onto + found
+
+    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
+        return self.columns.spread(self.values(rows, self.columns.count(columns))[index], columns)
+
+
 @dataclass(frozen=True, eq=False)
-class VoronoiPart:
+class VoronoiPart(_DensePart):
     """Voronoi codes of D4 or E8 (octavo.kernels.reference.lattice).
 
     Attributes:
@@ -50,26 +78,13 @@ class VoronoiPart:
         native.add_voronoi(self.packed, *code, self.scales, self.block, *columns)
 
     def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:
-        """The weights of the columns taken."""
         digits = reference.unpack(self.packed, self.size, rows * self.row_codes).view(-1, len(self.offset))
         points = voronoi_points(digits, self.basis, self.offset, self.size).view(rows, self.row_codes)[:, :count]
         return points * _spread(self.scales, self.block, count)
 
-    def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
-        return _product(self, inputs, rows)
-
-    def ready(self, rows: int, columns: int) -> None:
-        """Nothing: nothing is launched that reads these tensors by itself."""
-
-    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
-        return _added(_product(self, inputs.float(), rows), onto)
-
-    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
-        return _rows(self, index, rows, columns)
-
 
 @dataclass(frozen=True, eq=False)
-class GroupedPart:
+class GroupedPart(_DensePart):
     """Companded lattices of groups of consecutive columns (octavo.kernels.reference.lattice).
 
     Attributes:
@@ -96,7 +111,6 @@ class GroupedPart:
         native.add_grouped(self.packed, *lattices, self.scales, self.block, *columns)
 
     def values(self, rows: int, count: int) -> Float32[Tensor, "{rows} {count}"]:
-        """The weights of the columns taken."""
         d = self.basis.shape[1]
         whole, start, found = -(-count // d) * d, 0, []
         for number, bits in enumerate(self.widths.tolist()):
@@ -108,31 +122,6 @@ class GroupedPart:
             start += size
         return torch.cat(found, 1)[:, :count] * _spread(self.scales, self.block, count)
 
-    def product(self, inputs: Float32[Tensor, "batch columns"], rows: int) -> Float32[Tensor, "batch rows"]:
-        return _product(self, inputs, rows)
-
-    def ready(self, rows: int, columns: int) -> None:
-        """Nothing: nothing is launched that reads these tensors by itself."""
-
-    def on_gpu(self, inputs: Tensor, rows: int, onto: Tensor | None) -> Tensor:
-        return _added(_product(self, inputs.float(), rows), onto)
-
-    def rows_on_gpu(self, index: Tensor, rows: int, columns: int) -> Tensor:
-        return _rows(self, index, rows, columns)
-
 
 def _spread(scales: Float[Tensor, "_ _"], block: int, count: int) -> Float32[Tensor, "_ {count}"]:
     return scales.float()[:, torch.arange(count, device=scales.device) // block]
-
-
-def _product(part: VoronoiPart | GroupedPart, inputs: Tensor, rows: int) -> Tensor:
-    taken = part.columns.of(inputs)
-    return taken @ part.values(rows, taken.shape[1]).T
-
-
-def _added(found: Tensor, onto: Tensor | None) -> Tensor:
-    return found if onto is None else onto + found
-
-
-def _rows(part: VoronoiPart | GroupedPart, index: Tensor, rows: int, columns: int) -> Tensor:
-    return part.columns.spread(part.values(rows, part.columns.count(columns))[index], columns)

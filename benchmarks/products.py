@@ -1,9 +1,9 @@
 """How fast packed weights are multiplied with a few vectors, against reading them and against dense weights.
 
 Every figure is the best of some runs over as many copies of the weight as fill `--spread` MiB, as the layers of a model
-do, so that caches hold none of them. Bytes are all stored parts of the tensor; the bandwidth is measured in the same
-run, by reading a large array. Weights of 128 rows are quantized and repeated: what they are does not change the time.
-Entropy-coded grids are timed in their resident form, whose bytes count.
+do, so that caches hold none of them. Tensors are timed in their resident form (octavo.formats.resident), whose bytes
+count; the bandwidth is measured in the same run, by reading a large array. Weights of 128 rows are quantized and
+repeated: what they are does not change the time.
 
     python benchmarks/products.py
     python benchmarks/products.py --shape 8192x8192 --batch 1 --spread 300 --json benchmarks/results/products.json
@@ -29,12 +29,11 @@ from torch import Tensor
 
 from octavo.base.arithmetic import Arithmetic
 from octavo.formats import Format
-from octavo.formats.entropy_coded import resident
 from octavo.formats.product import fused
+from octavo.formats.resident import resident
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import cpu
 from octavo.kernels.bandwidth import read_bandwidth
-from octavo.kernels.layout import layout_of
 
 FORMATS = (
     "lloyd@1 b64 absmean:bf16",
@@ -168,9 +167,9 @@ def large(text: str, rows: int, columns: int, generator: torch.Generator) -> Qua
             return None
         return resident(parsed.quantize(torch.randn(rows, columns, generator=generator) * spread))
     height = math.gcd(rows, QUANTIZED_ROWS)
-    if parsed.levels is not None and height * columns % layout_of(parsed.levels).digits:
+    if height * columns % 8:
         height = rows  # codes of the repeated rows would not fill their last byte
-    small = parsed.quantize(torch.randn(height, columns, generator=generator) * spread)
+    small = resident(parsed.quantize(torch.randn(height, columns, generator=generator) * spread))
     times = rows // height
     parts = {}
     for name, part in small.parts.items():
@@ -180,7 +179,7 @@ def large(text: str, rows: int, columns: int, generator: torch.Generator) -> Qua
         else:
             # Narrow floats are repeated as bytes.
             parts[name] = part.view(torch.uint8).repeat(times, 1).view(part.dtype) if by_row else part
-    return QuantizedTensor(parsed, (rows, columns), parts)
+    return QuantizedTensor(small.format, (rows, columns), parts)
 
 
 def copied(quantized: QuantizedTensor) -> QuantizedTensor:

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.formats import Format, Importance, parse
+from octavo.formats.elements.grid import Grid
+from octavo.formats.lattice.element import VectorElement
+from octavo.formats.resident import resident, resident_format
+from octavo.kernels.layout import is_power_of_two
 
 SHAPES = ((1,), (7,), (300,), (1, 1), (3, 5), (5, 64), (4, 100), (2, 3, 33), (2, 2, 2, 130))
 
@@ -65,6 +69,21 @@ def test_round_trip_keeps_shape_and_counts_every_bit(text: str, shape: tuple[int
     assert quantized.stored_bits == format.stored_bits(shape)
     assert quantized.bits_per_weight == format.bits(shape)
     assert all(type(part) is Tensor and part.is_contiguous() for part in quantized.parts.values())
+
+
+@pytest.mark.parametrize("shape", [(6, 130), (2, 3, 131)], ids=str)
+@pytest.mark.parametrize("text", FIXED_WIDTH + ENTROPY_CODED)
+def test_in_memory_codes_have_whole_bits_and_the_same_values(text: str, shape: tuple[int, ...]) -> None:
+    quantized = parse(text).quantize(weights(*shape))
+    held = resident(quantized)
+    assert torch.equal(held.dequantize(), quantized.dequantize())
+    assert held.format.code == "fixed" or isinstance(held.format.element, Grid)
+    if held.format.code == "fixed":
+        assert held.format == resident_format(parse(text))
+        assert held.stored_bits == held.format.stored_bits(shape)
+        elements = getattr(held.format.element, "elements", (held.format.element,))
+        assert all(is_power_of_two(element.levels) for element in elements if not isinstance(element, VectorElement))
+    assert resident(held) is held
 
 
 @pytest.mark.parametrize("text", FIXED_WIDTH + ENTROPY_CODED)

@@ -47,11 +47,25 @@ def test_rows_equal_those_of_the_whole(text: str, shape: tuple[int, int], genera
 
 
 @pytest.mark.parametrize(
-    "text", ["grid@3.0 tensor rms:fp32 ans", "grid(step=0.3) channel rms:fp32 ans", "nf4 b16 absmax:bf16 ans"]
+    "text",
+    [
+        "grid@3.0 tensor rms:fp32 ans",
+        "grid(step=0.3) channel rms:fp32 ans",
+        "nf4 b16 absmax:bf16 ans",
+        "e2m1 b16 absmax:bf16",
+        "columns(int@4=4,int(levels=3)) channel absmax:bf16",
+        "cbrt-t(df=5,levels=11) b16 absmax:bf16 outliers=0.05",
+    ],
 )
 def test_rows_of_the_resident_form(text: str, generator: torch.Generator) -> None:
-    packed = as_weight(Format.parse(text).quantize(torch.randn(33, 17, generator=generator)))
-    whole = packed.stored().dequantize()
+    quantized = Format.parse(text).quantize(torch.randn(33, 17, generator=generator))
+    packed, whole = as_weight(quantized), quantized.dequantize()
+    assert torch.equal(packed.dense(), whole)
+    # What is saved again is what was read.
+    saved = packed.state_dict()
+    assert saved.keys() == quantized.parts.keys()
+    assert all(torch.equal(saved[name], part) for name, part in quantized.parts.items())
+    packed.load_state_dict(saved)
     assert torch.equal(packed.dense(), whole)
     index = torch.tensor([32, 0, 0, 7])
     assert torch.equal(packed.rows(index), whole[index])

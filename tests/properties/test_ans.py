@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from octavo.base.errors import CheckpointError
 from octavo.formats import Importance, parse
 from octavo.formats.coding import ans, scale_context
-from octavo.formats.entropy_coded import resident
+from octavo.formats.entropy_coded import decoded
 from octavo.formats.grid_codes import LARGEST
 from octavo.formats.tensor import QuantizedTensor
 
@@ -153,7 +153,7 @@ def test_noise_is_an_error_or_finite(text: str, noise: bytes) -> None:
 def assert_error_or_finite(tensor: QuantizedTensor, coded: torch.Tensor) -> None:
     damaged = QuantizedTensor(tensor.format, tensor.shape, {**tensor.parts, "coded": coded})
     try:
-        values = resident(damaged).dequantize()
+        values = decoded(damaged).dequantize()
     except CheckpointError:
         return
     assert values.shape == tensor.shape

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo import kernels
 from octavo.base.errors import FormatError
 from octavo.formats.coding.packing import pack, packed_bytes, unpack
 from octavo.kernels.layout import layout_of
@@ -28,6 +29,16 @@ def test_codes_come_back_and_take_the_bytes_foretold(case: tuple[int, list[int]]
     packed = pack(as_bytes(codes), levels)
     assert packed.numel() == packed_bytes(len(codes), levels)
     assert unpack(packed, levels, len(codes)).tolist() == codes
+
+
+@given(levels_and_codes, st.integers(0, 254), st.integers(1, 2))
+def test_repacked_codes_are_those_of_the_larger_alphabet(case: tuple[int, list[int]], more: int, at_once: int) -> None:
+    levels, codes = case
+    wider = min(levels + more, 256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "AT_ONCE", at_once)
+        found = kernels.repack(pack(as_bytes(codes), levels), levels, wider, len(codes))
+    assert torch.equal(found, pack(as_bytes(codes), wider))
 
 
 @given(st.integers(2, 256), st.integers(1, 100), st.data())
@@ -87,6 +98,11 @@ def test_impossible_alphabets_are_refused(levels: int) -> None:
 def test_a_code_beyond_the_alphabet_is_refused(levels: int) -> None:
     with pytest.raises(FormatError, match="not below"):
         pack(as_bytes([0, levels, 0]), levels)
+
+
+def test_codes_are_not_repacked_for_fewer_levels() -> None:
+    with pytest.raises(FormatError, match="do not fit 3"):
+        kernels.repack(pack(as_bytes([0, 1]), 4), 4, 3, 2)
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.formats import Format
-from octavo.formats.entropy_coded import resident
 from octavo.formats.product import fused, product
+from octavo.formats.resident import resident
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import cpu
 
@@ -139,7 +139,7 @@ def test_shapes_and_blocks(text: str, rows: int, columns: int, block: int, batch
 @pytest.mark.parametrize("text", ["int@4 b64 absmax:bf16", "trellis@3 channel rms:u8", "grid@3.0 separable ans"])
 def test_threads_change_nothing(text: str, generator: torch.Generator) -> None:
     quantized = Format.parse(text).quantize(torch.randn(300, 256, generator=generator))
-    ready = fused(resident(quantized) if text.endswith("ans") else quantized)
+    ready = fused(resident(quantized))
     assert ready is not None
     inputs, before = torch.randn(4, 256, generator=generator), torch.get_num_threads()
     results = []
@@ -157,7 +157,7 @@ def test_a_number_that_is_not_finite_reaches_every_output(text: str, value: floa
     weights = torch.randn(66, 70, generator=generator)
     weights[:, 9] = 0
     quantized = Format.parse(text).quantize(weights)
-    ready = fused(resident(quantized) if text.endswith("ans") else quantized)
+    ready = fused(resident(quantized))
     assert ready is not None
     for column in (0, 9, 69):
         for dtype in DTYPES:

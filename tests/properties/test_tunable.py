@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.formats import QuantizedTensor, parse
-from octavo.formats.entropy_coded import resident
+from octavo.formats.entropy_coded import decoded
 from octavo.formats.grid_resident import widened
 from octavo.formats.tuning import Tunable, tunable
 
@@ -43,7 +43,7 @@ def moved(tuned: Tunable, size: float, dtype: torch.dtype = torch.float32) -> di
 
 def codes(tensor: QuantizedTensor) -> Tensor:
     """What a stream says apart from steps and points."""
-    parts = resident(tensor).parts
+    parts = decoded(tensor).parts
     return widened(parts) if "place" in parts else parts["codes"]
 
 
@@ -132,7 +132,7 @@ def test_grids_with_wide_columns_and_rows() -> None:
         draws = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 64))).float()
         draws.select(axis, 3).mul_(300)
         tensor = parse("grid(step=1.0,states=8) separable ans").quantize(draws)
-        parts = resident(tensor).parts
+        parts = decoded(tensor).parts
         assert "codes_16" in parts if axis else len(parts["far_row"])
         tuned = tunable(tensor, CPU)
         assert tuned is not None

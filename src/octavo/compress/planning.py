@@ -26,9 +26,11 @@ from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.water_filling import Weighted, find_level
 from octavo.formats import Format, Importance, entropy_coded
 from octavo.formats.column_groups import ColumnGroups
+from octavo.formats.elements.grid import Grid
 from octavo.formats.entropy_coded import separable_steps
 from octavo.formats.format import matrix_shape
 from octavo.formats.grid_resident import grown_bits
+from octavo.formats.resident import resident_format
 
 GRID_LIMIT = 6.0
 """Bits per weight above which fixed-width formats are tried too: grids have one byte a weight at most."""
@@ -284,11 +286,9 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
         shape = selection.shapes[name]
         tensor, importance = subject.read(name)
         sample, weight, factor = sampled_rows(tensor, importance)
-        if format.code == "fixed":
-            file_bits = resident = format.bits(shape)
-        else:
-            file_bits = format.quantize(sample, weight).bits_per_weight
-            resident = memory_bits(format, tensor, importance)
+        fixed = format.code == "fixed"
+        file_bits = format.bits(shape) if fixed else format.quantize(sample, weight).bits_per_weight
+        resident = memory_bits(format, tensor, importance)
         loss = factor * predicted_kl(weight, format.fake_quantize(sample, weight) - sample)
         return PlanEntry(name, shape, str(format), file_bits, resident, loss)
 
@@ -297,10 +297,10 @@ def fixed_format_plan(subject: Subject, text: str) -> Plan:
 
 
 def memory_bits(format: Format, tensor: Tensor, importance: Importance) -> float:
-    """Bits per weight of a coded tensor in memory, judged on some of its rows."""
+    """Bits per weight of a tensor in memory, those of a grid judged on some of its rows."""
     shape = tuple(tensor.shape)
-    if format.levels is not None:
-        return replace(format, code="fixed").bits(shape)
+    if not isinstance(format.element, Grid):
+        return resident_format(format).bits(shape)
     sample, weight, factor = sampled_rows(tensor, importance)
-    held = entropy_coded.resident(format.quantize(sample, weight))
+    held = entropy_coded.decoded(format.quantize(sample, weight))
     return grown_bits(held.parts, factor) / prod(shape)

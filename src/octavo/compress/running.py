@@ -35,7 +35,8 @@ from octavo.compress.sensitivity import Sensitivity
 from octavo.compress.transformed import forget_transformed, transformed_source
 from octavo.compress.transforming import Transform
 from octavo.compress.tuning import Tuner, Tuning, tuner
-from octavo.formats import Format, entropy_coded
+from octavo.formats import Format
+from octavo.formats.resident import resident
 from octavo.formats.tensor import QuantizedTensor
 
 TUNING = "tuning.json"
@@ -326,7 +327,7 @@ def _with_memory(plan: Plan, writer: CheckpointWriter) -> Plan:
         if format.code == "fixed" or writer.finished:
             return entry
         quantized = QuantizedTensor(format, entry.shape, writer.read(entry.name))
-        return replace(entry, resident_bits=entropy_coded.resident(quantized).bits_per_weight)
+        return replace(entry, resident_bits=resident(quantized).bits_per_weight)
 
     return replace(plan, entries=tuple(map(known, plan.entries)))
 

@@ -23,7 +23,7 @@ The one part of a grid, `coded` (uint8), holds, little endian:
 For codebook elements `coded` takes the place of `codes`: version, three zero bytes, uint32 bytes of the table, uint32
 blocks, the table, the blocks' lengths, their words (a block being 2^17 codes).
 
-A coded tensor is small in a file, but nothing can be computed with it. Its *resident* form has fixed-width codes
+A coded tensor is small in a file, but nothing can be computed with it. Decoded it has fixed-width codes
 (codebooks), or columns of unequal width (grids, octavo.formats.grid_resident): `row_step` and `column_step` are the
 negative logarithms of the rows' and columns' steps in quarter octaves, `step` the common step, `points` the values of
 the indices -4 ... 4.
@@ -166,7 +166,7 @@ def _matrix(weights: Float[Tensor, "..."]) -> NDArray[np.float32]:
 
 
 def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
-    """The tensor behind stored or resident parts, float32.
+    """The tensor behind coded or decoded parts, float32.
 
     Raises:
         CheckpointError: the stream is damaged.
@@ -174,14 +174,14 @@ def dequantize(quantized: QuantizedTensor) -> Float32[Tensor, "..."]:
     if "coded" not in quantized.parts:
         return grid_resident.dequantize(quantized.parts).view(quantized.shape)
     if not isinstance(quantized.format.element, GridElement):
-        return resident(quantized).dequantize()
+        return decoded(quantized).dequantize()
     codes, parts = _decode_grid(quantized.parts["coded"].cpu().numpy(), *matrix_shape(quantized.shape))
     row, column = grid_resident.steps(parts)
     return kernels.separable_dequantize(torch.from_numpy(codes), row, column, parts["points"]).view(quantized.shape)
 
 
-def resident(quantized: QuantizedTensor) -> QuantizedTensor:
-    """The form that is kept in memory: grid indices as wide as each column needs, or fixed-width codes.
+def decoded(quantized: QuantizedTensor) -> QuantizedTensor:
+    """Without the entropy code: grid indices as wide as each column needs, or fixed-width codes.
 
     Raises:
         CheckpointError: the stream is damaged.

@@ -3,9 +3,10 @@
 A `PackedTensor` takes the place of a Parameter under the Parameter's own name, so that its buffers appear in the state
 dict exactly as they are in the file: `….q_proj.weight.codes`, `….q_proj.weight.scales`. Nothing dense is kept.
 
-An entropy-coded tensor cannot be read in place. It is decoded once, after loading, into its resident form (buffers that
-are not saved); the coded stream stays as the saved buffer, on the CPU wherever the model goes, so that
-`save_pretrained` writes back the very bytes it read. That costs the stream's memory on top of the resident form's.
+An entropy-coded tensor cannot be read in place, nor can codes of a number of levels that is no power of two without
+many divisions. Such a tensor is decoded once, after loading, into its resident form (octavo.formats.resident), whose
+own parts are buffers that are not saved; the stored parts that they replace stay as the saved buffers, on the CPU
+wherever the model goes, so that `save_pretrained` writes back the very bytes it read. That costs their memory on top.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from octavo.base.errors import CheckpointError
 from octavo.formats.product import FEW, exact, fused
+from octavo.formats.resident import resident
 from octavo.formats.rows import select_rows, slabs, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.tensor_like import TensorLike
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from octavo.formats.format import Format
     from octavo.kernels.product import Product
 
-CODED = "coded"
 RESIDENT = "resident_"
 
 
@@ -51,8 +52,8 @@ class PackedTensor(TensorLike, nn.Module):
         self.part_names = tuple(quantized.parts)
         for part, value in quantized.parts.items():
             self.register_buffer(part, value)
-        self._resident_format: Format | None = None
-        self._resident_parts: tuple[str, ...] = ()
+        self._decoded: Format | None = None
+        self._resident_parts: dict[str, str] = {}
         self._fused: Product | Literal["none", "unknown"] = "unknown"
         # From here on, other attributes of a tensor are those of the dense weight.
         self._complete = True
@@ -67,15 +68,12 @@ class PackedTensor(TensorLike, nn.Module):
         return QuantizedTensor(self.format, tuple(self.shape), self._parts(self.part_names))
 
     def resident(self) -> QuantizedTensor:
-        """The tensor as it is read: the stored form, or what its entropy code was decoded to."""
-        if self.format.code != "ans":
-            return self.stored()
-        if self._resident_format is None:
+        """The tensor as it is read, decoded at first if it is not read as it is stored."""
+        if self._decoded is None:
             self._decode()
-        assert self._resident_format is not None
-        parts = self._parts(self._resident_parts)
-        parts = {name.removeprefix(RESIDENT): value for name, value in parts.items()}
-        return QuantizedTensor(self._resident_format, tuple(self.shape), parts)
+        assert self._decoded is not None
+        parts = {part: self._buffer(name) for part, name in self._resident_parts.items()}
+        return QuantizedTensor(self._decoded, tuple(self.shape), parts)
 
     def dense(self) -> Tensor:
         return self.resident().dequantize().reshape(self.shape).to(self.dtype)
@@ -131,33 +129,41 @@ class PackedTensor(TensorLike, nn.Module):
                 )
 
     def decode(self) -> None:
-        """Decode an entropy-coded tensor now rather than at its first use."""
-        if self.format.code == "ans" and self._resident_format is None:
+        """Bring the tensor to its resident form now rather than at its first use."""
+        if self._decoded is None:
             self._decode()
 
     def _decode(self) -> None:
-        from octavo.formats.entropy_coded import resident
-
-        device = self.device
+        device, stored = self.device, self.stored()
         try:
-            decoded = resident(self.stored())
+            decoded = resident(stored)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {self.checkpoint_name}: {error.problem}", error.remedy) from error
-        for part, value in decoded.parts.items():
-            self.register_buffer(RESIDENT + part, value.to(device), persistent=False)
+        kept = {part for part, value in decoded.parts.items() if value is stored.parts.get(part)}
+        self._resident_parts = {part: part if part in kept else RESIDENT + part for part in decoded.parts}
+        for part in decoded.parts.keys() - kept:
+            self.register_buffer(RESIDENT + part, decoded.parts[part].to(device), persistent=False)
+        for part in self._replaced:
+            self._buffers[part] = self._buffer(part).cpu()
         self._fused = "unknown"
-        self._buffers[CODED] = self._buffers[CODED].cpu()  # pyright: ignore[reportOptionalMemberAccess]
-        self._resident_format = decoded.format
-        self._resident_parts = tuple(RESIDENT + part for part in decoded.parts)
+        self._decoded = decoded.format
+
+    @property
+    def _replaced(self) -> set[str]:
+        """The stored parts that a resident form has taken the place of."""
+        return set(self.part_names) - set(self._resident_parts.values()) if self._resident_parts else set()
+
+    def _buffer(self, name: str) -> Tensor:
+        return self._buffers[name]  # pyright: ignore[reportReturnType]
 
     def _parts(self, names: tuple[str, ...]) -> dict[str, Tensor]:
-        return {name: self._buffers[name] for name in names}  # pyright: ignore[reportReturnType]
+        return {name: self._buffer(name) for name in names}
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        for name in self._resident_parts:
+        for name in set(self._resident_parts.values()) - set(self.part_names):
             del self._buffers[name]
-        self._resident_format, self._resident_parts = None, ()
+        self._decoded, self._resident_parts = None, {}
         self._fused = "unknown"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedTensor:
@@ -167,7 +173,7 @@ class PackedTensor(TensorLike, nn.Module):
         if probe.is_floating_point():
             self.dtype = probe.dtype
         for name, value in self._buffers.items():
-            if value is not None and not (name == CODED and self._resident_parts):
+            if value is not None and name not in self._replaced:
                 moved = value.to(probe.device) if probe.device.type != "meta" and not value.is_meta else fn(value)
                 self._buffers[name] = moved if moved.dtype == value.dtype else value.to(moved.device)
         return self

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from octavo.base.errors import FormatError
 from octavo.kernels import checks, ops
-from octavo.kernels.layout import packed_bytes
+from octavo.kernels.layout import layout_of, packed_bytes
 
 __all__ = [
     "linear",
@@ -31,6 +31,7 @@ __all__ = [
     "packed_bytes",
     "quantize",
     "quantize_pack",
+    "repack",
     "separable_dequantize",
     "shift_decode",
     "shift_encode",
@@ -41,6 +42,9 @@ __all__ = [
     "unpack",
     "unpack_dequantize",
 ]
+
+AT_ONCE = 1 << 14
+"""Common groups of two alphabets, of some dozens of codes each, that are repacked at once."""
 
 
 def pack(codes: UInt8[Tensor, " n"], levels: int) -> UInt8[Tensor, " bytes"]:
@@ -53,6 +57,21 @@ def unpack(packed: UInt8[Tensor, " bytes"], levels: int, count: int) -> UInt8[Te
     """The `count` codes of a packed stream, all below `levels`; FormatError where its length is wrong."""
     checks.check_packed(packed, levels, count)
     return ops.unpack(packed.contiguous(), levels, count)
+
+
+def repack(packed: UInt8[Tensor, " bytes"], levels: int, wider: int, count: int) -> UInt8[Tensor, " other"]:
+    """The codes of a packed stream, packed as those of a larger alphabet; memory is the result and little more."""
+    checks.check_packed(packed, levels, count)
+    if wider < levels:
+        raise FormatError(f"codes of {levels} levels do not fit {wider}", "pass at least as many levels")
+    found = packed.new_empty(packed_bytes(count, wider))
+    # Runs of codes that fill whole groups of both alphabets.
+    run = AT_ONCE * layout_of(levels).digits * layout_of(wider).digits
+    for start in range(0, count, run):
+        stop = min(start + run, count)
+        codes = unpack(packed[packed_bytes(start, levels) : packed_bytes(stop, levels)], levels, stop - start)
+        found[packed_bytes(start, wider) : packed_bytes(stop, wider)] = pack(codes, wider)
+    return found
 
 
 def quantize(

@@ -13,6 +13,7 @@ from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import CheckpointError, ModelError
 from octavo.base.huge_pages import use_huge_pages
 from octavo.base.memory import give_back_memory
+from octavo.formats.resident import resident
 from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.embedding import Embedding
 from octavo.layers.linear import Linear, Weight, stacked, tensors_of
@@ -49,7 +50,8 @@ def load_decoder(
     """Build the decoder of a checkpoint, ready to run.
 
     Memory: the weights, and what the largest fused product takes while its pieces are put together. Entropy-coded
-    tensors are decoded to the form that they are computed in, which is larger than their stream.
+    tensors, and codes of levels that are no power of two, are brought to the form that they are computed in
+    (octavo.formats.resident), which may be larger.
 
     Args:
         weights: the checkpoint.
@@ -128,13 +130,10 @@ class _Reader:
             return self._placed(self.weights.dense(stored))
         for part in quantized.parts.values():
             self._finite(stored, part)
-        if quantized.format.code == "ans":
-            from octavo.formats.entropy_coded import resident
-
-            try:
-                quantized = resident(quantized)
-            except CheckpointError as error:
-                raise CheckpointError(f"tensor {stored}: {error.problem}", error.remedy) from error
+        try:
+            quantized = resident(quantized)
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {stored}: {error.problem}", error.remedy) from error
         parts = {part: value.to(self.device) for part, value in quantized.parts.items()}
         return QuantizedTensor(quantized.format, quantized.shape, parts)
 

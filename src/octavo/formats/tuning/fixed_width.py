@@ -87,7 +87,7 @@ class FixedWidthTunable:
         self,
     ) -> tuple[UInt8[Tensor, "rows columns"], Float32[Tensor, "_ _"], Float32[Tensor, " levels"]]:
         """Codes, scales and table of values."""
-        fixed = entropy_coded.resident(self.quantized) if "coded" in self.quantized.parts else self.quantized
+        fixed = entropy_coded.decoded(self.quantized) if "coded" in self.quantized.parts else self.quantized
         element, parts = fixed.format.element, fixed.parts
         assert isinstance(element, Element | Microscaling)
         columns = fixed.shape[-1]

@@ -69,7 +69,7 @@ class GridTunable:
         Int16[Tensor, "rows columns"], Float32[Tensor, " rows"], Float32[Tensor, " columns"], Float32[Tensor, " places"]
     ]:
         """Places in the table, steps of rows and columns, and the table of values in fine steps."""
-        parts = entropy_coded.resident(self.quantized).parts
+        parts = entropy_coded.decoded(self.quantized).parts
         codes = grid_resident.widened(parts)
         largest = self._quantizers * LARGEST
         table = torch.arange(-largest, largest + 1, dtype=torch.float32)

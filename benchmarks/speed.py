@@ -99,7 +99,7 @@ def octavo_runner(weights: Converted, arithmetic: Arithmetic) -> Runner:
     def make() -> None:
         cache.lengths[0], token = PROMPT, 0
         for _ in range(TOKENS):
-            token = int(step([token], [0])[0].argmax())
+            token = int(step([token], [0])[0].numpy().argmax())
 
     return Runner(8 * decoder.nbytes / numel, torch.set_num_threads, read, make)
 

@@ -7,9 +7,10 @@ rows in use. On the CPU and in float32 only; what they compute is defined in oct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
@@ -119,6 +120,22 @@ def together(operations: Iterable[Prepared]) -> list[Prepared]:
         native = [operation for operation in alike if isinstance(operation, cpu.Operation)]
         found += [cpu.sequence(native)] if native else alike
     return found
+
+
+def numbered(
+    arrays: Sequence[Int64[Tensor, " most"]], operations: Sequence[Prepared]
+) -> Callable[[Sequence[Sequence[int]]], None]:
+    """Operations on rows that have a number in each array: takes the numbers, array by array, and runs them all."""
+    if len(operations) == 1 and isinstance(operation := operations[0], cpu.Operation):
+        return cpu.numbered(arrays, operation)
+
+    def run(numbers: Sequence[Sequence[int]]) -> None:
+        for array, given in zip(arrays, numbers, strict=True):
+            array[: len(given)] = torch.tensor(given)
+        for operation in operations:
+            operation(len(numbers[0]))
+
+    return run
 
 
 def _native() -> bool:

@@ -69,19 +69,22 @@ class DecodingStep:
     def __init__(self, decoder: Decoder, cache: StaticCache) -> None:
         self.decoder, self.cache = decoder, cache
         self.chunk = CHUNK if decoder.joins else WHOLE
-        self._prepared: list[kernels.Prepared] | None = None
-        self._single: list[kernels.Prepared] = []
         self._rows = 0
+        self._repeated: list[kernels.Prepared] = []
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
             self._rows = cache.slots + (self.chunk if decoder.joins else 0)
             self._buffers = _Buffers.of(decoder.config, self._rows, cache.slots)
-            self._tokens, self._slots, self._positions = torch.zeros(3, self._rows, dtype=torch.int64).unbind()
+            numbers = self._tokens, self._slots, self._positions = torch.zeros(
+                3, self._rows, dtype=torch.int64
+            ).unbind()
             normed, last, logits = self._buffers.normed, self._buffers.last, self._buffers.logits
             operations = self._operations()
-            self._prepared = kernels.together(operations)
-            # Rows are the last of their sequences, each of one token.
-            self._single = kernels.together([*operations, decoder.head.between(normed[: cache.slots], logits)])
+            self._run = kernels.numbered(numbers, kernels.together(operations))
             self._head = decoder.head.between(last, logits)
+            # Rows are the last of their sequences, each of one token.
+            self._repeated = kernels.together([*operations, decoder.head.between(normed[: cache.slots], logits)])
+            self._run_single = kernels.numbered(numbers, self._repeated)
+            self._logits = [logits[:rows] for rows in range(cache.slots + 1)]
 
     def _operations(self) -> list[kernels.Prepared]:
         """All that is done before the head, in order."""
@@ -113,7 +116,6 @@ class DecodingStep:
         """
         return self.read([[token] for token in tokens], slots)
 
-    @torch.inference_mode()
     def read(self, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
         """Read some tokens into each of some slots; returns the logits after the last, which the next call overwrites.
 
@@ -121,7 +123,7 @@ class DecodingStep:
             ModelError: a token is none of the vocabulary, a slot comes twice or gets nothing, or its context is full.
         """
         cache = self.cache
-        if len({*slots}) != len(tokens) or not all(map(len, tokens)):
+        if len({*slots}) != len(tokens) or not all(tokens):
             raise ModelError(f"slots {list(slots)} cannot take tokens", "give at least one token to each of some slots")
         for slot, own in zip(slots, tokens, strict=True):
             if cache.lengths[slot] + len(own) > cache.context:
@@ -129,6 +131,21 @@ class DecodingStep:
                     f"{len(own)} tokens after {cache.lengths[slot]} do not fit a context of {cache.context}",
                     "release the slot first, or give a shorter text",
                 )
+        # What is done for every token is done by few words of Python: weights leave none of it in the caches.
+        if self._rows and all(len(own) == 1 for own in tokens):
+            return self._read_single([own[0] for own in tokens], slots)
+        with torch.inference_mode():
+            return self._read_prompts(tokens, slots)
+
+    def _read_single(self, tokens: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
+        check_tokens(tokens, self.decoder.config.vocabulary)
+        lengths = self.cache.lengths
+        self._run_single((tokens, slots, [lengths[slot] for slot in slots]))
+        for slot in slots:
+            lengths[slot] += 1
+        return self._logits[len(tokens)]
+
+    def _read_prompts(self, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
         together = [i for i, (own, slot) in enumerate(zip(tokens, slots, strict=True)) if self._joined(own, slot)]
         if len(together) == len(tokens) and sum(map(len, tokens)) <= self._rows:
             return self._read_together(tokens, slots)
@@ -136,7 +153,7 @@ class DecodingStep:
         for portion in _portions(together, [len(own) for own in tokens], self._rows):
             found[portion] = self._read_together([tokens[i] for i in portion], [slots[i] for i in portion])
         for i in {*range(len(tokens))} - {*together}:
-            found[i] = self.decoder.prefill(torch.tensor(tokens[i]), cache, slots[i])
+            found[i] = self.decoder.prefill(torch.tensor(tokens[i]), self.cache, slots[i])
         return found
 
     def prefill(self, tokens: Sequence[int], slot: int) -> Float[Tensor, " vocabulary"]:
@@ -156,38 +173,37 @@ class DecodingStep:
         Returns:
             Whether there are any; elsewhere than on a CPU in float32 they are not prepared.
         """
-        for operation in self._single:
+        for operation in self._repeated:
             operation(1)
-        return bool(self._single)
+        return bool(self._repeated)
 
     def _joined(self, tokens: Sequence[int], slot: int) -> bool:
         """Whether tokens are rows among others, which does not depend on these."""
         prompts = self.decoder.joins and len(tokens) <= self.chunk and self.cache.lengths[slot] <= NEAR
-        return self._prepared is not None and (len(tokens) == 1 or prompts)
+        return self._rows > 0 and (len(tokens) == 1 or prompts)
 
     def _read_together(
         self, tokens: Sequence[Sequence[int]], slots: Sequence[int]
     ) -> Float[Tensor, "slots vocabulary"]:
-        cache, buffers = self.cache, self._buffers
+        if all(len(own) == 1 for own in tokens):
+            return self._read_single([own[0] for own in tokens], slots)
+        buffers, lengths = self._buffers, self.cache.lengths
         given = [token for own in tokens for token in own]
         check_tokens(given, self.decoder.config.vocabulary)
-        rows = len(given)
-        # Through numpy, whose writes of a few numbers take a tenth of the time of torch's.
-        self._tokens.numpy()[:rows] = given
-        self._slots.numpy()[:rows] = [slot for own, slot in zip(tokens, slots, strict=True) for _ in own]
-        self._positions.numpy()[:rows] = [
-            cache.lengths[slot] + i for own, slot in zip(tokens, slots, strict=True) for i in range(len(own))
-        ]
-        single = rows == len(tokens)
-        for operation in self._single if single else self._prepared or ():
-            operation(rows)
-        if not single:
-            last = torch.tensor([*accumulate(map(len, tokens))]) - 1
-            torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
-            self._head(len(tokens))
+        owners = [slot for own, slot in zip(tokens, slots, strict=True) for _ in own]
+        self._run(
+            (
+                given,
+                owners,
+                [lengths[slot] + i for own, slot in zip(tokens, slots, strict=True) for i in range(len(own))],
+            )
+        )
+        last = torch.tensor([*accumulate(map(len, tokens))]) - 1
+        torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
+        self._head(len(tokens))
         for own, slot in zip(tokens, slots, strict=True):
-            cache.lengths[slot] += len(own)
-        return buffers.logits[: len(tokens)]
+            lengths[slot] += len(own)
+        return self._logits[len(tokens)]
 
 
 def _portions(items: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -7,7 +7,7 @@ without a C++20 compiler; `MISSING` then says why.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -230,6 +230,12 @@ class Operation:
 def sequence(operations: Sequence[Operation]) -> Operation:
     """Operations one after the other, as one."""
     return Operation(_extension().Sequence(tuple(operation.native for operation in operations)))
+
+
+def numbered(arrays: Sequence[Tensor], operation: Operation) -> Callable[[Sequence[Sequence[int]]], None]:
+    """An operation on rows whose numbers are given (see `octavo.kernels.decoding.numbered`)."""
+    native = _extension().Numbers(list(arrays), operation.native)
+    return lambda numbers: native(numbers, torch.get_num_threads())
 
 
 def bound_products(

@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -209,26 +210,31 @@ class Attend final : public octavo::Operation {
         });
 
         static thread_local std::vector<float> kept_partials;
+        static thread_local std::vector<std::size_t> kept_left;
         const std::size_t share = layer_.heads / layer_.shared, pitch = most * layer_.partial();
         kept_partials.resize(std::max(kept_partials.size(), count * layer_.heads * pitch));
+        kept_left.resize(std::max(kept_left.size(), count * layer_.shared));
         float* const partials = kept_partials.data();
+        // Spans that heads of shared keys wait for; whoever brings the last one merges them.
+        std::size_t* const left = kept_left.data();
+        for (std::size_t i = 0; i < count * layer_.shared; ++i) left[i] = layer_.spans(position_of(i / layer_.shared));
         const std::size_t weight = 2 * std::min(octavo::span, longest) * share * layer_.width;
         octavo::in_team_ranges(
             count * layer_.shared * most, 1, weight, threads,
             [&](std::size_t begin, std::size_t end) {
                 for (std::size_t i = begin; i < end; ++i) {
                     const std::size_t number = i % most, shared = i / most % layer_.shared, row = i / most / layer_.shared;
-                    if (number >= layer_.spans(position_of(row))) continue;
-                    float* const to = partials + (row * layer_.heads + shared * share) * pitch + number * layer_.partial();
+                    const std::size_t spans = layer_.spans(position_of(row));
+                    if (number >= spans) continue;
+                    const std::size_t head = row * layer_.heads + shared * share;
+                    float* const to = partials + head * pitch + number * layer_.partial();
                     loops_.attend(layer_, found_of(row), shared, slot_of(row), position_of(row), number, scratch(), to, pitch);
+                    if (std::atomic_ref(left[row * layer_.shared + shared]).fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
+                    for (std::size_t own = head; own < head + share; ++own)
+                        loops_.merge(layer_, partials + own * pitch, spans, out_.data() + own * layer_.width);
                 }
             },
             8);
-        octavo::in_team_ranges(count * layer_.heads, 1, pitch, threads, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t i = begin; i < end; ++i)
-                loops_.merge(layer_, partials + i * pitch, layer_.spans(position_of(i / layer_.heads)),
-                             out_.data() + i * layer_.width);
-        });
     }
 
   private:

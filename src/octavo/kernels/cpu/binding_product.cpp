@@ -291,13 +291,14 @@ public:
             row += product->rows();
         }
         require(row == out_.shape(1), "the output does not fit the rows");
+        single_.emplace(matrices_, Kind::float32, 1, arithmetic_);
     }
 
     void run(std::int64_t rows, std::size_t threads) const override {
         require(0 <= rows && static_cast<std::size_t>(rows) <= inputs_.shape(0), "there are not so many rows");
         if (rows == 0) return;
-        octavo::multiply(matrices_, {inputs_.data(), Kind::float32, static_cast<std::size_t>(rows), inputs_.shape(1)},
-                         threads, arithmetic_);
+        const octavo::Inputs given{inputs_.data(), Kind::float32, static_cast<std::size_t>(rows), inputs_.shape(1)};
+        rows == 1 ? single_->run(given, threads) : octavo::multiply(matrices_, given, threads, arithmetic_);
     }
 
 private:
@@ -306,6 +307,7 @@ private:
     std::optional<Row> bias_;
     std::vector<octavo::Factor> matrices_;
     octavo::Arithmetic arithmetic_;
+    std::optional<octavo::Multiplication> single_;  // of one row
 };
 
 // Rows of a product's matrix, whose numbers are read at each call. Whoever makes it keeps the product alive.

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "loops.hpp"
+
 namespace octavo {
 
 // Tokens of a tile of keys; channels of values come in multiples of it; partial sums of every sum.
@@ -81,6 +83,10 @@ struct DecodingLoops {
 inline std::size_t scratch_of(const Attention& layer) {
     return layer.heads / layer.shared * (span + layer.padded) + layer.padded;
 }
+
+// Those of an instruction set.
+const DecodingLoops& avx2_decoding();
+const DecodingLoops& avx512_decoding();
 
 // The fastest loops this processor runs; `portable` forces the portable ones.
 const DecodingLoops& choose_decoding(bool portable);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "lanes.hpp"
 #include "team.hpp"
@@ -19,12 +20,14 @@ float widened(std::uint16_t narrow) { return std::bit_cast<float>(std::uint32_t{
 
 std::size_t rounded_up(std::size_t count, std::size_t unit) { return (count + unit - 1) / unit * unit; }
 
-void take(const Inputs& inputs, std::size_t vector, const Taken& taken, float* out) {
+// What is taken of a vector, and zeros up to `pitch`.
+void take(const Inputs& inputs, std::size_t vector, const Taken& taken, std::size_t pitch, float* out) {
     const auto each = [&](const auto& value) {
         for (std::size_t i = 0; i < taken.count; ++i) {
             const float x = value(taken.columns == nullptr ? i : static_cast<std::size_t>(taken.columns[i]));
             out[i] = taken.factors == nullptr ? x : x * taken.factors[i];
         }
+        std::fill(out + taken.count, out + pitch, 0.0f);
     };
     if (inputs.kind == Kind::float32) {
         const float* from = static_cast<const float*>(inputs.data) + vector * inputs.cols;
@@ -34,13 +37,6 @@ void take(const Inputs& inputs, std::size_t vector, const Taken& taken, float* o
         each([&](std::size_t i) { return widened(from[i]); });
     }
 }
-
-struct Staged {
-    const Part* part;
-    Order order;
-    std::size_t prepared, inputs, pitch;  // where they lie in the memory of a call
-    bool arranged;                        // for a part before
-};
 
 // Memory of a thread, kept from call to call, that begins with a line of the cache.
 float* memory_of(std::vector<float>& kept, std::size_t count) {
@@ -127,93 +123,112 @@ void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size
     });
 }
 
-void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic) {
-    const Loops& loops = choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2);
-    static thread_local std::vector<float> kept;
-    const std::size_t batch = inputs.batch, room = room_for(batch), groups = (batch + room - 1) / room;
-    std::vector<Staged> staged;
-    std::vector<std::size_t> ends;  // of `staged`, a matrix each
-    std::size_t size = 0, widest = 0, taken = 0, work = 0, rows = 0;
-    bool lanes = false, by_rows = false;
-    for (const Factor& matrix : matrices) {
+Multiplication::Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic)
+    : matrices_(std::move(matrices)),
+      batch_(batch),
+      loops_(choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2)) {
+    const std::size_t groups = (batch + room_for(batch) - 1) / room_for(batch);
+    for (const Factor& matrix : matrices_) {
         for (const auto& part : matrix.parts) {
-            const Order order = part->order(inputs.kind, arithmetic);
+            const Order order = part->order(kind, arithmetic);
             const std::size_t pitch = part->pitch(order), prepared = rounded_up(part->prepared(), 16);
-            const auto like = std::find_if(staged.begin(), staged.end(), [&](const Staged& each) {
+            const auto like = std::find_if(staged_.begin(), staged_.end(), [&](const Staged& each) {
                 return each.order == order && part->arranges_like(*each.part, order);
             });
-            const bool arranged = like != staged.end();
-            staged.push_back({part.get(), order, size, arranged ? like->inputs : size + prepared, pitch, arranged});
-            size += prepared + (arranged ? 0 : pitch * groups * room);
-            widest = std::max(widest, part->pitch(Order::plain));
-            taken += arranged ? 0 : part->taken.count;
-            work += part->weights() * batch;
-            lanes |= in_lanes(order);
-            by_rows |= order == Order::tiles || order == Order::split_lanes;
+            const bool arranged = like != staged_.end();
+            staged_.push_back({part.get(), order, size_, arranged ? like->inputs : size_ + prepared, pitch, arranged});
+            size_ += prepared + (arranged ? 0 : pitch * groups * room_for(batch));
+            widest_ = std::max(widest_, part->pitch(Order::plain));
+            taken_ += arranged ? 0 : part->taken.count;
+            work_ += part->weights() * batch;
+            lanes_ |= in_lanes(order);
+            by_rows_ |= order == Order::tiles || order == Order::split_lanes;
         }
-        ends.push_back(staged.size());
-        rows += matrix.rows;
+        ends_.push_back(staged_.size());
+        rows_ += matrix.rows;
     }
-    float* const memory = memory_of(kept, size);
-    for (const Staged& each : staged) each.part->prepare(each.order, memory + each.prepared);
+}
+
+void Multiplication::arrange(const Inputs& inputs, std::size_t threads, float* memory) const {
+    const std::size_t room = room_for(batch_), groups = (batch_ + room - 1) / room;
     // Arranging an input takes as long as some multiplications.
-    in_team_ranges(groups, 1, 8 * room * taken, threads, [&](std::size_t first, std::size_t last) {
-        static thread_local std::vector<float> kept_plain;
-        float* const plain = memory_of(kept_plain, room * widest);
+    in_team_ranges(groups, 1, 8 * room * taken_, threads, [&](std::size_t first, std::size_t last) {
+        static thread_local std::vector<float> kept;
+        float* const plain = memory_of(kept, room * widest_);
         for (std::size_t group = first; group < last; ++group)
-            for (const Staged& each : staged) {
+            for (const Staged& each : staged_) {
                 if (each.arranged) continue;
-                const std::size_t begin = group * room, count = std::min(room, batch - begin);
+                const std::size_t begin = group * room, count = std::min(room, batch_ - begin);
                 const std::size_t pitch = each.part->pitch(Order::plain);
-                for (std::size_t v = 0; v < count; ++v) {
-                    take(inputs, begin + v, each.part->taken, plain + v * pitch);
-                    std::fill(plain + v * pitch + each.part->taken.count, plain + (v + 1) * pitch, 0.0f);
+                const Taken& taken = each.part->taken;
+                float* const to = memory + each.inputs + begin * each.pitch;
+                if (inputs.kind == Kind::float32 && taken.columns == nullptr && taken.factors == nullptr && inputs.cols == pitch) {
+                    each.part->arrange_group(static_cast<const float*>(inputs.data) + begin * pitch, count, room, each.order, to);
+                    continue;
                 }
-                each.part->arrange_group(plain, count, room, each.order, memory + each.inputs + begin * each.pitch);
+                for (std::size_t v = 0; v < count; ++v) take(inputs, begin + v, taken, pitch, plain + v * pitch);
+                each.part->arrange_group(plain, count, room, each.order, to);
             }
     });
+}
 
-    const std::size_t useful = std::clamp<std::size_t>(work / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows, batch, useful, lanes, by_rows);
+void Multiplication::run(const Inputs& inputs, std::size_t threads) const {
+    static thread_local std::vector<float> kept;
+    float* const memory = memory_of(kept, size_);
+    for (const Staged& each : staged_) each.part->prepare(each.order, memory + each.prepared);
+    arrange(inputs, threads, memory);
+
+    const std::size_t useful = std::clamp<std::size_t>(work_ / least_for_a_thread, 1, threads);
+    const std::size_t height = tile_height(rows_, batch_, useful, lanes_, by_rows_);
     const auto tiles_of = [&](const Factor& matrix) { return (matrix.rows + height - 1) / height; };
     std::size_t tiles = 0;
-    for (const Factor& matrix : matrices) tiles += tiles_of(matrix);
+    for (const Factor& matrix : matrices_) tiles += tiles_of(matrix);
     const std::size_t team = std::min(useful, tiles);
     Stretches stretches(tiles, team);
     in_team(team, [&] {
         static thread_local std::vector<float> kept_sums;
-        float* const sums = lanes ? memory_of(kept_sums, batch * height * lanes_in_chunk) : nullptr;
+        float* const sums = lanes_ ? memory_of(kept_sums, batch_ * height * lanes_in_chunk) : nullptr;
         stretches.work([&](std::size_t tile) {
             std::size_t number = 0, own = tile;
-            for (; own >= tiles_of(matrices[number]); ++number) own -= tiles_of(matrices[number]);
-            const Outputs& outputs = matrices[number].outputs;
-            const std::size_t begin = own * height, count = std::min(height, matrices[number].rows - begin);
-            if (lanes) std::fill(sums, sums + batch * count * lanes_in_chunk, 0.0f);
-            for (std::size_t vector = 0; vector < batch; ++vector) {
-                float* const out = outputs.data + vector * outputs.pitch + begin;
-                if (outputs.bias == nullptr)
-                    std::fill(out, out + count, 0.0f);
-                else
-                    std::copy(outputs.bias + begin, outputs.bias + begin + count, out);
-            }
-            for (std::size_t i = number == 0 ? 0 : ends[number - 1]; i < ends[number]; ++i) {
-                const Staged& each = staged[i];
-                if (i + 1 < ends[number])
-                    staged[i + 1].part->fetch(begin, begin + count);
-                else if (begin + count < matrices[number].rows)
-                    staged[number == 0 ? 0 : ends[number - 1]].part->fetch(begin + count, matrices[number].rows);
-                else if (i + 1 < staged.size())
-                    staged[i + 1].part->fetch(0, matrices[number + 1].rows);
-                each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch, begin, begin + count,
-                                outputs.data, outputs.pitch, sums, each.order, &loops});
-            }
-#if OCTAVO_X86
-            if (lanes)
-                for (std::size_t vector = 0; vector < batch; ++vector)
-                    lanes_sum(sums + vector * count * lanes_in_chunk, count, outputs.data + vector * outputs.pitch + begin);
-#endif
+            for (; own >= tiles_of(matrices_[number]); ++number) own -= tiles_of(matrices_[number]);
+            const std::size_t begin = own * height, count = std::min(height, matrices_[number].rows - begin);
+            multiply_tile(number, begin, begin + count, memory, sums);
         });
     });
+}
+
+void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const float* memory, float* sums) const {
+    const auto& [parts, rows, outputs] = matrices_[number];
+    const std::size_t count = end - begin, first = number == 0 ? 0 : ends_[number - 1], last = ends_[number];
+    if (lanes_) std::fill(sums, sums + batch_ * count * lanes_in_chunk, 0.0f);
+    for (std::size_t vector = 0; vector < batch_; ++vector) {
+        float* const out = outputs.data + vector * outputs.pitch + begin;
+        if (outputs.bias == nullptr)
+            std::fill(out, out + count, 0.0f);
+        else
+            std::copy(outputs.bias + begin, outputs.bias + end, out);
+    }
+    for (std::size_t i = first; i < last; ++i) {
+        const Staged& each = staged_[i];
+        // What comes next in another stretch of memory; a loop fetches what follows in its own.
+        if (i + 1 < last)
+            staged_[i + 1].part->fetch(begin, end);
+        else if (end < rows && i != first)
+            staged_[first].part->fetch(end, rows);
+        else if (end == rows && last < staged_.size())
+            staged_[last].part->fetch(0, matrices_[number + 1].rows);
+        each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch_, begin, end, outputs.data, outputs.pitch,
+                        sums, each.order, &loops_});
+    }
+#if OCTAVO_X86
+    if (lanes_)
+        for (std::size_t vector = 0; vector < batch_; ++vector)
+            lanes_sum(sums + vector * count * lanes_in_chunk, count, outputs.data + vector * outputs.pitch + begin);
+#endif
+}
+
+void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic) {
+    Multiplication(matrices, inputs.kind, inputs.batch, arithmetic).run(inputs, threads);
 }
 
 }  // namespace octavo

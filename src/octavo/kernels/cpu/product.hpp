@@ -170,7 +170,37 @@ struct Factor {
     Outputs outputs;
 };
 
-// Outputs = bias + inputs times the transpose, for all matrices of some inputs in one region of threads.
+// Outputs = bias + inputs times the transpose, for all matrices of so many inputs of a kind in one region of threads. Made
+// once, it can be run many times.
+class Multiplication {
+public:
+    Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic);
+
+    void run(const Inputs& inputs, std::size_t threads) const;
+
+private:
+    struct Staged {
+        const Part* part;
+        Order order;
+        std::size_t prepared, inputs, pitch;  // where they lie in the memory of a call
+        bool arranged;                        // for a part before
+    };
+
+    void arrange(const Inputs& inputs, std::size_t threads, float* memory) const;
+
+    // The outputs of some rows of a matrix.
+    void multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const float* memory, float* sums) const;
+
+    std::vector<Factor> matrices_;
+    std::size_t batch_;
+    const Loops& loops_;
+    std::vector<Staged> staged_;
+    std::vector<std::size_t> ends_;  // of `staged_`, a matrix each
+    std::size_t size_ = 0, widest_ = 0, taken_ = 0, work_ = 0, rows_ = 0;
+    bool lanes_ = false, by_rows_ = false;
+};
+
+// The same, made and run.
 void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic);
 
 // out [columns] = the weights of one row.

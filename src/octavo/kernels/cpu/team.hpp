@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
-#include <vector>
 
 namespace octavo {
 
@@ -33,17 +32,17 @@ void in_team(std::size_t threads, const Work& work) {
 }
 
 // Tiles for a team of at most `members`. Each begins with a stretch of its own, so that it reads on where it was, and helps
-// the others when it is through.
+// the others when it is through. The members of a very large team share them.
 class Stretches {
 public:
-    Stretches(std::size_t tiles, std::size_t members) : tiles_(tiles), taken_(members) {}
+    Stretches(std::size_t tiles, std::size_t members) : tiles_(tiles), count_(std::min(members, most)) {}
 
     template <typename Work>
     void work(const Work& on_tile) {
-        const std::size_t members = taken_.size(), own = arrived_++;
-        for (std::size_t i = 0; i < members; ++i) {
-            const std::size_t stretch = (own + i) % members, begin = stretch * tiles_ / members;
-            const std::size_t count = (stretch + 1) * tiles_ / members - begin;
+        const std::size_t own = arrived_++;
+        for (std::size_t i = 0; i < count_; ++i) {
+            const std::size_t stretch = (own + i) % count_, begin = stretch * tiles_ / count_;
+            const std::size_t count = (stretch + 1) * tiles_ / count_ - begin;
             while (taken_[stretch].tiles < count) {
                 const std::size_t tile = taken_[stretch].tiles++;
                 if (tile < count) on_tile(begin + tile);
@@ -55,8 +54,9 @@ private:
     struct alignas(64) Taken {
         std::atomic<std::size_t> tiles = 0;
     };
-    const std::size_t tiles_;
-    std::vector<Taken> taken_;
+    static constexpr std::size_t most = 16;
+    const std::size_t tiles_, count_;
+    Taken taken_[most];
     std::atomic<std::size_t> arrived_ = 0;
 };
 

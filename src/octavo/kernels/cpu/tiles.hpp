@@ -38,6 +38,7 @@ struct TileCodes {
     const std::int8_t* values;  // of all 2^width codes, repeated up to 256
     Factors scales;
     std::vector<SliceBlocks> blocks;
+    alignas(64) std::uint8_t order[codes_in_load];  // which input each byte of a load meets
 
     std::size_t loads() const { return (count + codes_in_load - 1) / codes_in_load; }
     std::size_t slices() const { return loads() * (codes_in_load / slice); }

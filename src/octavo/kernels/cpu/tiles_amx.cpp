@@ -81,6 +81,31 @@ constexpr std::size_t code_of(int width, std::size_t slice, std::size_t byte) {
     return each * (byte % run) + byte / run;
 }
 
+// Where the bytes of a load's codes are, and by how many bits they are shifted.
+struct Shifts {
+    alignas(64) std::uint8_t places[64] = {};
+    alignas(64) std::uint8_t bits[64] = {};
+};
+
+template <int width, std::size_t slice>
+constexpr Shifts shifts_of = [] {
+    Shifts made{};
+    for (std::size_t byte = 0; byte < 64; ++byte) {
+        if constexpr (width == 2 || width == 4) {
+            // Bytes of a slice's codes, as many times as there are codes in a byte.
+            constexpr std::size_t run = slice * width / 8;
+            made.places[byte] = static_cast<std::uint8_t>(byte / slice * run + byte % run);
+            // Of eight bytes together, which no run divides.
+            if (byte % 8 == 0) made.bits[byte] = static_cast<std::uint8_t>(byte % slice / run * width);
+        } else {
+            // Eight codes are `width` bytes.
+            made.places[byte] = static_cast<std::uint8_t>(byte / 8 * width + byte % 8);
+            made.bits[byte] = static_cast<std::uint8_t>(byte % 8 * width);
+        }
+    }
+    return made;
+}();
+
 // The values of 64 codes, a byte each, slice after slice.
 template <int width, std::size_t slice>
 struct Decoder {
@@ -93,22 +118,7 @@ struct Decoder {
     // `flipped` in every value.
     OCTAVO_TILES OCTAVO_INLINE Decoder(const std::int8_t* values, std::uint8_t flipped) : lookup(values) {
         for (__m512i& part : lookup.table) part = _mm512_xor_si512(part, _mm512_set1_epi8(static_cast<char>(flipped)));
-        alignas(64) std::uint8_t places[64] = {}, shifts[64] = {};
-        for (std::size_t byte = 0; byte < 64; ++byte) {
-            if constexpr (shifted) {
-                // Bytes of a slice's codes, as many times as there are codes in a byte.
-                constexpr std::size_t run = slice * width / 8;
-                places[byte] = static_cast<std::uint8_t>(byte / slice * run + byte % run);
-                // Of eight bytes together, which no run divides.
-                if (byte % 8 == 0) shifts[byte] = static_cast<std::uint8_t>(byte % slice / run * width);
-            }
-            if constexpr (spread) {
-                // Eight codes are `width` bytes.
-                places[byte] = static_cast<std::uint8_t>(byte / 8 * width + byte % 8);
-                shifts[byte] = static_cast<std::uint8_t>(byte % 8 * width);
-            }
-        }
-        from = _mm512_load_si512(places), by = _mm512_load_si512(shifts);
+        from = _mm512_load_si512(shifts_of<width, slice>.places), by = _mm512_load_si512(shifts_of<width, slice>.bits);
     }
 
     OCTAVO_TILES OCTAVO_INLINE __m512i operator()(const std::uint8_t* codes, __mmask64 present) const {
@@ -427,8 +437,10 @@ TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size
                      const std::int8_t* values, const Factors& scales) {
     const bool long_blocks = scales.blocks == 1 || scales.block % 64 == 0;
     const std::size_t slice = long_blocks ? 64 : scales.block % 32 == 0 ? 32 : 0;
-    TileCodes made{codes, row_bytes, count, width, slice, values, scales, {}};
+    TileCodes made{codes, row_bytes, count, width, slice, values, scales, {}, {}};
     if (slice == 0) return made;
+    for (std::size_t byte = 0; byte < codes_in_load; ++byte)
+        made.order[byte] = static_cast<std::uint8_t>(byte / slice * slice + code_of(width, slice, byte % slice));
     const auto block_of = [&](std::size_t number) { return std::min(number * slice / scales.block, scales.blocks - 1); };
     for (std::size_t begin = 0; begin < made.slices(); begin += slices_together) {
         SliceBlocks& blocks = made.blocks.emplace_back();
@@ -474,10 +486,7 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
               scales.begin() + static_cast<std::ptrdiff_t>(room * slices), 0.0f);
     for (std::size_t v = 0; v < vectors; ++v)
         bytes_narrow(plain + v * pitch, count, slice, 1.0f, bytes.data() + v * count, scales.data() + v * slices);
-    alignas(64) std::uint8_t places[64];
-    for (std::size_t byte = 0; byte < 64; ++byte)
-        places[byte] = static_cast<std::uint8_t>(byte / slice * slice + code_of(codes.width, slice, byte % slice));
-    const __m512i order = _mm512_load_si512(places);
+    const __m512i order = _mm512_load_si512(codes.order);
     for (std::size_t begin = 0; begin < count; begin += 64) {
         __m512 found[vectors_in_tile];
         for (std::size_t v = 0; v < room; ++v)
@@ -490,9 +499,11 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
         for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
     if (room > 1) return;
     // Values without a sign are too large by the middle.
+    const __m512i ones = _mm512_set1_epi8(1);
     for (std::size_t s = 0; s < slices; ++s) {
-        std::int32_t sum = 0;
-        for (std::size_t i = 0; i < slice; ++i) sum -= middle * bytes[s * slice + i];
+        const auto present = slice == 64 ? ~__mmask64{0} : __mmask64{0xFFFFFFFF};
+        const __m512i each = _mm512_maskz_loadu_epi8(present, bytes.data() + s * slice);
+        const std::int32_t sum = -middle * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, each));
         std::memcpy(numbers + padded(slices) + s, &sum, sizeof sum);
     }
 }

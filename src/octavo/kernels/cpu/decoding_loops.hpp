@@ -1,0 +1,364 @@
+// The loops of decoding.hpp, compiled for one instruction set by each file that includes this.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "decoding.hpp"
+#include "generic.hpp"
+
+// Vectors are passed between functions that are always inlined, so that no calling convention is involved.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+namespace octavo {
+namespace {
+
+// One register with AVX-512, two with AVX2, four with the instructions every x86-64 has.
+using Vector = float __attribute__((vector_size(4 * tile)));
+using Integers = std::int32_t __attribute__((vector_size(4 * tile)));
+using Narrow = std::uint16_t __attribute__((vector_size(2 * tile)));
+
+OCTAVO_INLINE Vector load(const float* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+OCTAVO_INLINE Vector load(const std::uint16_t* from) {
+#ifdef OCTAVO_LOADS_AVX512
+    // Compilers widen one half after the other.
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
+#else
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    const Integers bits = __builtin_convertvector(narrow, Integers) << 16;
+#endif
+    Vector vector;
+    std::memcpy(&vector, &bits, sizeof vector);
+    return vector;
+}
+
+OCTAVO_INLINE void store(float* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
+
+OCTAVO_INLINE Vector load_first(const float* from, std::size_t count) {
+    Vector vector{};
+    std::memcpy(&vector, from, count * sizeof(float));
+    return vector;
+}
+
+OCTAVO_INLINE void store_first(float* to, const Vector& vector, std::size_t count) {
+    std::memcpy(to, &vector, count * sizeof(float));
+}
+
+// The lower half plus the upper one, until a number is left in front.
+OCTAVO_INLINE float sum_of(Vector v) {
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return v[0] + v[1];
+}
+
+OCTAVO_INLINE float largest_of(const Vector& vector) {
+    float largest = vector[0];
+    for (std::size_t j = 1; j < tile; ++j) largest = vector[j] > largest ? vector[j] : largest;
+    return largest;
+}
+
+// e^x of x between -87 and 87, and of these bounds beyond: 2^n times a polynomial of the rest.
+OCTAVO_INLINE Vector exponential(Vector x) {
+    constexpr float reach = 87.0f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const Vector low = Vector{} - reach, high = Vector{} + reach;
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const Vector n = (x * 1.44269504f + magic) - magic;
+    const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    Vector value = Vector{} + 1.0f / 5040;
+    value = value * r + 1.0f / 720;
+    value = value * r + 1.0f / 120;
+    value = value * r + 1.0f / 24;
+    value = value * r + 1.0f / 6;
+    value = value * r + 0.5f;
+    value = value * r + 1.0f;
+    value = value * r + 1.0f;
+    const Integers bits = (__builtin_convertvector(n, Integers) + 127) << 23;
+    Vector power;
+    std::memcpy(&power, &bits, sizeof power);
+    return value * power;
+}
+
+OCTAVO_INLINE float norm_scale(const float* x, std::size_t width, float epsilon) {
+    Vector partial{};
+    std::size_t i = 0;
+    for (; i + tile <= width; i += tile) partial += load(x + i) * load(x + i);
+    if (i < width) {
+        const Vector rest = load_first(x + i, width - i);
+        partial += rest * rest;
+    }
+    return 1.0f / std::sqrt(sum_of(partial) / static_cast<float>(width) + epsilon);
+}
+
+void add_norm(std::size_t rows, std::size_t width, float* residual, const float* delta,
+                            const float* weight, float epsilon, float* out) {
+    for (std::size_t row = 0; row < rows; ++row, residual += width, out += width) {
+        if (delta != nullptr)
+            for (std::size_t i = 0; i < width; ++i) residual[i] += delta[row * width + i];
+        const float scale = norm_scale(residual, width, epsilon);
+        for (std::size_t i = 0; i < width; ++i) out[i] = weight[i] * (residual[i] * scale);
+    }
+}
+
+OCTAVO_INLINE Vector gated(Vector x, Vector up) { return x / (exponential(-x) + 1.0f) * up; }
+
+void gate(std::size_t rows, std::size_t inner, const float* found, float* out) {
+    for (std::size_t row = 0; row < rows; ++row, found += 2 * inner, out += inner) {
+        std::size_t i = 0;
+        for (; i + tile <= inner; i += tile) store(out + i, gated(load(found + i), load(found + inner + i)));
+        if (i < inner) {
+            const std::size_t left = inner - i;
+            store_first(out + i, gated(load_first(found + i, left), load_first(found + inner + i, left)), left);
+        }
+    }
+}
+
+// One head's channels, normalized if there is a weight, turned by its position.
+OCTAVO_INLINE void turned(const Attention& layer, const float* head, const float* norm, std::size_t position,
+                          float* out) {
+    const std::size_t half = layer.width / 2;
+    const float *cosine = layer.cosine + position * half, *sine = layer.sine + position * half;
+    if (norm != nullptr) {
+        const float scale = norm_scale(head, layer.width, layer.epsilon);
+        for (std::size_t i = 0; i < layer.width; ++i) out[i] = norm[i] * (head[i] * scale);
+    } else {
+        std::memcpy(out, head, layer.width * sizeof(float));
+    }
+    for (std::size_t i = 0; i < half; ++i) {
+        const float first = out[i], second = out[i + half];
+        out[i] = first * cosine[i] - second * sine[i];
+        out[i + half] = second * cosine[i] + first * sine[i];
+    }
+}
+
+OCTAVO_INLINE void keep(const float* values, std::size_t count, float* to) { std::memcpy(to, values, count * sizeof *to); }
+OCTAVO_INLINE void keep(const float* values, std::size_t count, std::uint16_t* to) {
+    generic::narrow_bfloat16(values, count, to);
+}
+
+// Processors fetch no further than to the end of a page by themselves.
+OCTAVO_INLINE void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
+
+// Scores of `count` tiles that follow each other in memory, for `queries` queries, which lie `padded` apart.
+template <std::size_t queries, std::size_t count, typename Stored>
+OCTAVO_INLINE void score(const float* query, std::size_t padded, const Stored* keys, std::size_t width, float scale,
+                         float* scores) {
+    Vector found[queries][count] = {};
+    for (std::size_t i = 0; i < width; ++i)
+        for (std::size_t j = 0; j < count; ++j) {
+            fetch(keys + ((count + j) * width + i) * tile);
+            const Vector key = load(keys + (j * width + i) * tile);
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] += key * query[q * padded + i];
+        }
+    for (std::size_t q = 0; q < queries; ++q)
+        for (std::size_t j = 0; j < count; ++j) store(scores + q * span + j * tile, found[q][j] * scale);
+}
+
+// Sums of share[t] * value[t] over `tokens`, of count * tile channels, for `queries` queries.
+template <std::size_t queries, std::size_t count, typename Stored>
+OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tokens, std::size_t padded, float* out,
+                       std::size_t pitch) {
+    Vector found[queries][count] = {};
+    for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t j = 0; j < count; ++j) {
+            fetch(values + (t + tile) * padded + j * tile);
+            const Vector value = load(values + t * padded + j * tile);
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] += value * share[q * span + t];
+        }
+    for (std::size_t q = 0; q < queries; ++q)
+        for (std::size_t j = 0; j < count; ++j) store(out + q * pitch + j * tile, found[q][j]);
+}
+
+template <typename Stored>
+OCTAVO_INLINE void append_to(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
+                             float* scratch) {
+    const std::size_t width = layer.width, padded = layer.padded;
+    const std::size_t begin = (position / tile * width) * tile + position % tile;
+    for (std::size_t head = 0; head < layer.shared; ++head) {
+        const std::size_t place = slot * layer.shared + head;
+        Stored* const keys = static_cast<Stored*>(layer.keys) + place * layer.tiles * width * tile + begin;
+        Stored* const values = static_cast<Stored*>(layer.values) + (place * layer.tiles * tile + position) * padded;
+        turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, scratch);
+        // Narrowed where the values go, which are written next.
+        for (std::size_t i = 0; i < width; i += tile) {
+            const std::size_t count = width - i < tile ? width - i : tile;
+            keep(scratch + i, count, values);
+            for (std::size_t j = 0; j < count; ++j) keys[(i + j) * tile] = values[j];
+        }
+        keep(found + (layer.heads + layer.shared + head) * width, width, values);
+        for (std::size_t i = width; i < padded; ++i) values[i] = 0;
+    }
+}
+
+void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
+                          float* scratch) {
+    if (layer.narrow)
+        append_to<std::uint16_t>(layer, found, slot, position, scratch);
+    else
+        append_to<float>(layer, found, slot, position, scratch);
+}
+
+// Tokens begin to end, within a span, of one slot's keys and values.
+template <typename Stored>
+struct Seen {
+    const Stored *keys, *values;
+    std::size_t begin, end;
+};
+
+// Shares of each token, not yet divided by their sum, which follows the mixed values after the largest score.
+OCTAVO_INLINE void weigh(std::size_t begin, std::size_t end, float* scores, float* largest_and_sum) {
+    const std::size_t last = (end + tile - 1) / tile;
+    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = -__builtin_inff();
+    for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
+    Vector peak = load(scores + begin / tile * tile);
+    for (std::size_t t = begin / tile + 1; t < last; ++t) {
+        const Vector next = load(scores + t * tile);
+        peak = next > peak ? next : peak;
+    }
+    const float largest = largest_of(peak);
+    for (std::size_t t = begin / tile; t < last; ++t)
+        store(scores + t * tile, exponential(load(scores + t * tile) - largest));
+    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = 0.0f;
+    for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
+    Vector partial{};
+    for (std::size_t t = begin / tile; t < last; ++t) partial += load(scores + t * tile);
+    largest_and_sum[0] = largest;
+    largest_and_sum[1] = sum_of(partial);
+}
+
+template <std::size_t queries, typename Stored>
+OCTAVO_INLINE void attend_queries(const Attention& layer, const Seen<Stored>& seen, const float* query, float* scores,
+                                  float* partials, std::size_t pitch) {
+    const std::size_t width = layer.width, padded = layer.padded, last = (seen.end + tile - 1) / tile;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    std::size_t t = seen.begin / tile;
+    for (; t + 4 <= last; t += 4)
+        score<queries, 4>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
+    for (; t < last; ++t)
+        score<queries, 1>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
+    for (std::size_t q = 0; q < queries; ++q) weigh(seen.begin, seen.end, scores + q * span, partials + q * pitch + padded);
+    const std::size_t tokens = seen.end - seen.begin;
+    const Stored* const from = seen.values + seen.begin * padded;
+    std::size_t channel = 0;
+    for (; channel + 4 * tile <= padded; channel += 4 * tile)
+        mix<queries, 4>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+    for (; channel < padded; channel += tile)
+        mix<queries, 1>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+}
+
+template <typename Stored>
+OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                             std::size_t position, std::size_t number, float* scratch, float* partials,
+                             std::size_t pitch) {
+    const std::size_t width = layer.width, padded = layer.padded, share = layer.heads / layer.shared;
+    const std::size_t place = slot * layer.shared + shared;
+    const std::size_t start = (layer.first(position) / span + number) * span;
+    const std::size_t begin = layer.first(position) > start ? layer.first(position) - start : 0;
+    const std::size_t end = position + 1 - start < span ? position + 1 - start : span;
+    const Seen<Stored> seen{static_cast<const Stored*>(layer.keys) + (place * layer.tiles * tile + start) * width,
+                            static_cast<const Stored*>(layer.values) + (place * layer.tiles * tile + start) * padded, begin, end};
+    float *query = scratch, *scores = scratch + share * padded;
+    for (std::size_t q = 0; q < share; ++q)
+        turned(layer, found + (shared * share + q) * width, layer.query_norm, position, query + q * padded);
+    for (std::size_t q = 0; q < share;) {
+        const std::size_t count = share - q < 4 ? share - q : 4;
+        float* const to = partials + q * pitch;
+        if (count == 4) attend_queries<4>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 3) attend_queries<3>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 2) attend_queries<2>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 1) attend_queries<1>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        q += count;
+    }
+}
+
+void attend(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                          std::size_t position, std::size_t number, float* scratch, float* partials,
+                          std::size_t pitch) {
+    if (layer.narrow)
+        attend_to<std::uint16_t>(layer, found, shared, slot, position, number, scratch, partials, pitch);
+    else
+        attend_to<float>(layer, found, shared, slot, position, number, scratch, partials, pitch);
+}
+
+void merge(const Attention& layer, const float* partials, std::size_t spans, float* out) {
+    const std::size_t pitch = layer.partial(), padded = layer.padded;
+    float largest = partials[padded];
+    for (std::size_t s = 1; s < spans; ++s)
+        largest = partials[s * pitch + padded] > largest ? partials[s * pitch + padded] : largest;
+    float total = 0;
+    for (std::size_t i = 0; i < layer.width; ++i) out[i] = 0;
+    for (std::size_t s = 0; s < spans; ++s) {
+        const float* const partial = partials + s * pitch;
+        const float factor = exponential(Vector{} + (partial[padded] - largest))[0];
+        total += partial[padded + 1] * factor;
+        for (std::size_t i = 0; i < layer.width; ++i) out[i] += partial[i] * factor;
+    }
+    for (std::size_t i = 0; i < layer.width; ++i) out[i] /= total;
+}
+
+OCTAVO_INLINE Vector load_first(const std::uint16_t* from, std::size_t count) {
+    std::uint16_t padded[tile] = {};
+    std::memcpy(padded, from, count * sizeof *from);
+    return load(padded);
+}
+
+template <std::size_t height, std::size_t batch, typename Weight>
+OCTAVO_INLINE void dense_block(const Dense& product, const Weight* weight, std::size_t row, std::size_t first) {
+    const std::size_t columns = product.columns;
+    const float* const inputs = product.inputs + first * columns;
+    Vector sums[height][batch] = {};
+    std::size_t i = 0;
+    for (; i + tile <= columns; i += tile)
+        for (std::size_t r = 0; r < height; ++r) {
+            const Vector weights = load(weight + r * columns + i);
+            for (std::size_t b = 0; b < batch; ++b) sums[r][b] += load(inputs + b * columns + i) * weights;
+        }
+    if (i < columns)
+        for (std::size_t r = 0; r < height; ++r) {
+            const Vector weights = load_first(weight + r * columns + i, columns - i);
+            for (std::size_t b = 0; b < batch; ++b)
+                sums[r][b] += load_first(inputs + b * columns + i, columns - i) * weights;
+        }
+    for (std::size_t r = 0; r < height; ++r)
+        for (std::size_t b = 0; b < batch; ++b) {
+            const float sum = sum_of(sums[r][b]);
+            product.outputs[(first + b) * product.rows + row + r] =
+                product.bias == nullptr ? sum : sum + product.bias[row + r];
+        }
+}
+
+template <std::size_t height, typename Weight>
+OCTAVO_INLINE void dense_rows(const Dense& product, const Weight* weight, std::size_t row, std::size_t batch) {
+    std::size_t b = 0;
+    for (; b + 4 <= batch; b += 4) dense_block<height, 4>(product, weight, row, b);
+    for (; b < batch; ++b) dense_block<height, 1>(product, weight, row, b);
+}
+
+template <typename Weight>
+OCTAVO_INLINE void dense_range(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {
+    const auto* const weight = static_cast<const Weight*>(product.weight);
+    std::size_t row = begin;
+    for (; row + 4 <= end; row += 4) dense_rows<4>(product, weight + row * product.columns, row, batch);
+    for (; row < end; ++row) dense_rows<1>(product, weight + row * product.columns, row, batch);
+}
+
+void dense(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch) {
+    if (product.narrow)
+        dense_range<std::uint16_t>(product, begin, end, batch);
+    else
+        dense_range<float>(product, begin, end, batch);
+}
+
+constexpr DecodingLoops decoding_loops{add_norm, append, attend, merge, gate, dense};
+
+}  // namespace
+}  // namespace octavo

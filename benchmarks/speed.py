@@ -99,7 +99,8 @@ def octavo_runner(weights: Converted, arithmetic: Arithmetic) -> Runner:
     def make() -> None:
         cache.lengths[0], token = PROMPT, 0
         for _ in range(TOKENS):
-            token = int(step([token], [0])[0].numpy().argmax())
+            step([token], [0])
+            token = step.likeliest[0]
 
     return Runner(8 * decoder.nbytes / numel, torch.set_num_threads, read, make)
 

@@ -55,6 +55,26 @@ def test_norms_agree(width: int, add: bool, portable: bool, generator: torch.Gen
 
 @BUILT
 @BOTH
+@pytest.mark.parametrize("width", [1, 15, 16, 49, 100_003])
+def test_the_likeliest_is_the_first_of_the_largest(width: int, portable: bool, generator: torch.Generator) -> None:
+    rows = torch.randn(9, width, generator=generator).round(decimals=1)
+    rows[1] = -5.0
+    rows[2] = -torch.inf
+    rows[3, width // 2] = torch.nan
+    rows[4, width - 1] = torch.nan
+    rows[5, width // 3] = torch.inf
+    rows[6, width - 1] = 9.0
+    rows[7, 0] = -torch.inf
+    rows[8, torch.tensor([width // 2, width - 1])] = 7.0
+    out = torch.full((9,), 3)
+    native.likeliest(rows, out, portable)(9)
+    assert torch.equal(out, reference.likeliest(rows))
+    assert out[2:6].tolist() == [-1, -1, -1, -1]
+    assert out[[1, 6, 8]].tolist() == [0, width - 1, width // 2]
+
+
+@BUILT
+@BOTH
 @pytest.mark.parametrize("inner", [1, 16, 53])
 def test_gates_agree(inner: int, portable: bool, generator: torch.Generator) -> None:
     found = 9 * torch.randn(3, 2 * inner, generator=generator)

@@ -9,6 +9,7 @@ of their own are made dense piece by piece, and may round differently for anothe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -129,14 +130,16 @@ class Engine:
             read[slot] = chunk
         if not read:
             return []
-        logits = self._step.read([*read.values()], [*read]).cpu()
-        rows = zip(read, logits, strict=True)
-        with on_one_thread():
-            return [self._choose(slot, row) for slot, row in rows if not self._requests[slot].unread]
+        logits = self._step.read([*read.values()], [*read])
+        rows = [(slot, row) for row, slot in enumerate(read) if not self._requests[slot].unread]
+        greedy = all(self._requests[slot].sampler.greedy for slot, _ in rows)
+        with contextlib.nullcontext() if greedy else on_one_thread():
+            return [self._choose(slot, row, logits) for slot, row in rows]
 
-    def _choose(self, slot: int, logits: Tensor) -> Emitted:
+    def _choose(self, slot: int, row: int, logits: Tensor) -> Emitted:
         request = self._requests[slot]
-        token = request.sampler(logits)
+        sampler = request.sampler
+        token = sampler.accept(self._step.likeliest[row]) if sampler.greedy else sampler(logits[row].cpu())
         request.last = token
         request.left -= 1
         finish = None

@@ -107,6 +107,21 @@ class Sampler:
             self._occurred = torch.zeros(vocabulary, dtype=torch.bool)
             self._occurred[list(prompt)] = True
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest, whatever came before: all that `accept` needs to know."""
+        return self.sampling.temperature == 0 and self._occurred is None
+
+    def accept(self, likeliest: int) -> int:
+        """The likeliest token, where there is one.
+
+        Raises:
+            ModelError: it is -1, since the logits are not finite.
+        """
+        if likeliest < 0:
+            raise ModelError("the model's logits are not finite", "its weights are damaged, or overflow in this dtype")
+        return likeliest
+
     def __call__(self, logits: Float[Tensor, " vocabulary"]) -> int:
         """The next token, which counts as having occurred from now on.
 
@@ -118,9 +133,8 @@ class Sampler:
             punished = torch.where(logits < 0, logits * penalty, logits / penalty)
             logits = torch.where(self._occurred, punished, logits)
         # numpy's search takes a fifth of the time of torch's; both find what is no number.
-        token = int(logits.numpy().argmax())
-        if not math.isfinite(logits[token]):
-            raise ModelError("the model's logits are not finite", "its weights are damaged, or overflow in this dtype")
+        place = int(logits.numpy().argmax())
+        token = self.accept(place if math.isfinite(logits[place]) else -1)
         chosen = token if self.sampling.temperature == 0 else self._draw(logits)
         if self._occurred is not None:
             self._occurred[chosen] = True

@@ -85,7 +85,8 @@ def measure_speed(decoder: Decoder, prompt: int = 512, tokens: int = 64, repeats
         cache.lengths[0] = prompt
         token = 0
         for _ in range(tokens):
-            token = int(step([token], [0])[0].numpy().argmax())
+            step([token], [0])
+            token = step.likeliest[0]
 
     def compute() -> None:
         for _ in range(tokens):

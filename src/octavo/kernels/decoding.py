@@ -52,6 +52,17 @@ def gate(found: Float32[Tensor, "rows both"], out: Float32[Tensor, "rows inner"]
     return run
 
 
+def likeliest(values: Float32[Tensor, "rows n"], out: Int64[Tensor, " rows"]) -> Prepared:
+    """The place of the largest of each row's values, the first of several; -1 where that is no finite number."""
+    if _native():
+        return native.likeliest(values, out)
+
+    def run(rows: int) -> None:
+        out[:rows] = reference.likeliest(values[:rows])
+
+    return run
+
+
 def dense(
     weight: Float[Tensor, "columns_out columns"],
     bias: Float32[Tensor, " columns_out"] | None,
@@ -125,7 +136,10 @@ def together(operations: Iterable[Prepared]) -> list[Prepared]:
 def numbered(
     arrays: Sequence[Int64[Tensor, " most"]], operations: Sequence[Prepared]
 ) -> Callable[[Sequence[Sequence[int]]], None]:
-    """Operations on rows that have a number in each array: takes the numbers, array by array, and runs them all."""
+    """Operations on rows that have a number in each array: a function that takes the numbers, array by array.
+
+    What is done for every token is done by few words of Python, since weights leave none of it in the caches.
+    """
     if len(operations) == 1 and isinstance(operation := operations[0], cpu.Operation):
         return cpu.numbered(arrays, operation)
 

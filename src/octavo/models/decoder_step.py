@@ -18,6 +18,7 @@ from torch import Tensor
 
 from octavo.base.errors import ModelError
 from octavo.kernels import decoding as kernels
+from octavo.kernels.reference.decoding import likeliest
 from octavo.models.decoder import Decoder, check_tokens
 from octavo.models.decoder_config import DecoderConfig
 from octavo.models.static_cache import StaticCache
@@ -64,11 +65,13 @@ class DecodingStep:
 
     Attributes:
         chunk: tokens of prompts that are best read at once.
+        likeliest: of each sequence of the last call the likeliest next token, -1 where its logits are not finite.
     """
 
     def __init__(self, decoder: Decoder, cache: StaticCache) -> None:
         self.decoder, self.cache = decoder, cache
         self.chunk = CHUNK if decoder.joins else WHOLE
+        self.likeliest: list[int] = []
         self._rows = 0
         self._repeated: list[kernels.Prepared] = []
         if decoder.device.type == "cpu" and decoder.dtype == torch.float32:
@@ -78,11 +81,15 @@ class DecodingStep:
                 3, self._rows, dtype=torch.int64
             ).unbind()
             normed, last, logits = self._buffers.normed, self._buffers.last, self._buffers.logits
+            places = torch.zeros(cache.slots, dtype=torch.int64)
+            self._likeliest = places.numpy()
+            choose = kernels.likeliest(logits, places)
             operations = self._operations()
             self._run = kernels.numbered(numbers, kernels.together(operations))
-            self._head = decoder.head.between(last, logits)
+            self._head = kernels.together([decoder.head.between(last, logits), choose])
             # Rows are the last of their sequences, each of one token.
-            self._repeated = kernels.together([*operations, decoder.head.between(normed[: cache.slots], logits)])
+            head = decoder.head.between(normed[: cache.slots], logits)
+            self._repeated = kernels.together([*operations, head, choose])
             self._run_single = kernels.numbered(numbers, self._repeated)
             self._logits = [logits[:rows] for rows in range(cache.slots + 1)]
 
@@ -131,7 +138,6 @@ class DecodingStep:
                     f"{len(own)} tokens after {cache.lengths[slot]} do not fit a context of {cache.context}",
                     "release the slot first, or give a shorter text",
                 )
-        # What is done for every token is done by few words of Python: weights leave none of it in the caches.
         if self._rows and all(len(own) == 1 for own in tokens):
             return self._read_single([own[0] for own in tokens], slots)
         with torch.inference_mode():
@@ -143,7 +149,7 @@ class DecodingStep:
         self._run_single((tokens, slots, [lengths[slot] for slot in slots]))
         for slot in slots:
             lengths[slot] += 1
-        return self._logits[len(tokens)]
+        return self._result(len(tokens))
 
     def _read_prompts(self, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> Float[Tensor, "slots vocabulary"]:
         together = [i for i, (own, slot) in enumerate(zip(tokens, slots, strict=True)) if self._joined(own, slot)]
@@ -154,6 +160,7 @@ class DecodingStep:
             found[portion] = self._read_together([tokens[i] for i in portion], [slots[i] for i in portion])
         for i in {*range(len(tokens))} - {*together}:
             found[i] = self.decoder.prefill(torch.tensor(tokens[i]), self.cache, slots[i])
+        self.likeliest = likeliest(found).tolist()
         return found
 
     def prefill(self, tokens: Sequence[int], slot: int) -> Float[Tensor, " vocabulary"]:
@@ -200,10 +207,15 @@ class DecodingStep:
         )
         last = torch.tensor([*accumulate(map(len, tokens))]) - 1
         torch.index_select(buffers.normed, 0, last, out=buffers.last[: len(tokens)])
-        self._head(len(tokens))
+        for operation in self._head:
+            operation(len(tokens))
         for own, slot in zip(tokens, slots, strict=True):
             lengths[slot] += len(own)
-        return self._logits[len(tokens)]
+        return self._result(len(tokens))
+
+    def _result(self, count: int) -> Float[Tensor, "slots vocabulary"]:
+        self.likeliest = self._likeliest[:count].tolist()
+        return self._logits[count]
 
 
 def _portions(items: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:

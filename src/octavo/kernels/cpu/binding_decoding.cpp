@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
+#include <cmath>
 #include <atomic>
 #include <optional>
 #include <stdexcept>
@@ -23,6 +24,7 @@ using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using MatrixOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntegersOut = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weight = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Keys = nb::ndarray<nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
@@ -97,6 +99,46 @@ class Gate final : public octavo::Operation {
   private:
     Matrix found_;
     MatrixOut out_;
+    const octavo::DecodingLoops& loops_;
+};
+
+// The place of the largest of each row's values, the first of several; -1 where that is no finite number.
+class Likeliest final : public octavo::Operation {
+  public:
+    Likeliest(Matrix values, IntegersOut out, bool portable)
+        : values_(std::move(values)), out_(std::move(out)), loops_(octavo::choose_decoding(portable)) {
+        require(values_.shape(0) == out_.shape(0) && values_.shape(1) != 0, "the places do not fit the values");
+    }
+
+    void run(std::int64_t rows, std::size_t threads) const override {
+        const std::size_t width = values_.shape(1);
+        struct Found {
+            float largest = 0;
+            std::size_t place = 0;
+        };
+        static thread_local std::vector<Found> kept;
+        for (std::size_t row = 0; row < checked_rows(rows, out_.shape(0)); ++row) {
+            const float* const values = values_.data() + row * width;
+            const std::size_t pieces = octavo::members_for(width, 1, threads), share = (width + pieces - 1) / pieces;
+            kept.resize(std::max(kept.size(), pieces));
+            Found* const found = kept.data();
+            octavo::in_team_ranges(pieces, 1, share, threads, [&](std::size_t begin, std::size_t end) {
+                for (std::size_t i = begin; i < end; ++i) {
+                    const std::size_t first = std::min(i * share, width), count = std::min(share, width - first);
+                    if (count != 0) loops_.find_largest(values + first, count, &found[i].largest, &found[i].place);
+                    found[i].place = count == 0 ? width : found[i].place + first;
+                }
+            });
+            Found best = found[0];
+            for (std::size_t i = 1; i < pieces && !std::isnan(best.largest); ++i)
+                if (found[i].place < width && !(found[i].largest <= best.largest)) best = found[i];
+            out_.data()[row] = std::isfinite(best.largest) ? static_cast<std::int64_t>(best.place) : -1;
+        }
+    }
+
+  private:
+    Matrix values_;
+    IntegersOut out_;
     const octavo::DecodingLoops& loops_;
 };
 
@@ -260,6 +302,8 @@ void bind_decoding(nb::module_& module) {
              given("delta").none(), given("weight"), nb::arg("epsilon"), given("out"), nb::arg("portable") = false);
     nb::class_<Gate, octavo::Operation>(module, "Gate")
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false);
+    nb::class_<Likeliest, octavo::Operation>(module, "Likeliest")
+        .def(nb::init<Matrix, IntegersOut, bool>(), given("values"), given("out"), nb::arg("portable") = false);
     nb::class_<DenseProduct, octavo::Operation>(module, "DenseProduct")
         .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
              given("inputs"), given("out"), nb::arg("portable") = false);

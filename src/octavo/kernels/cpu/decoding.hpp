@@ -76,6 +76,9 @@ struct DecodingLoops {
     // out = silu(gate) * up, where each row of `found` holds both.
     void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out);
 
+    // The largest of some values, and its first place; NaN if one of them is.
+    void (*find_largest)(const float* values, std::size_t count, float* largest, std::size_t* place);
+
     // The outputs of some of the weight's rows, for `batch` inputs, each of which is summed by itself.
     void (*dense)(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch);
 };

@@ -20,6 +20,10 @@ def gate(found: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
     return cpu.Operation(_made("Gate", found, out, portable))
 
 
+def likeliest(values: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
+    return cpu.Operation(_made("Likeliest", values, out, portable))
+
+
 def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
     return cpu.Operation(_made("DenseProduct", weight, bias, inputs, out, portable))
 

@@ -358,7 +358,34 @@ void dense(const Dense& product, std::size_t begin, std::size_t end, std::size_t
         dense_range<float>(product, begin, end, batch);
 }
 
-constexpr DecodingLoops decoding_loops{add_norm, append, attend, merge, gate, dense};
+void find_largest(const float* values, std::size_t count, float* largest, std::size_t* place) {
+    Vector peak = Vector{} - __builtin_inff(), odd{};
+    std::size_t i = 0;
+    for (; i + tile <= count; i += tile) {
+        const Vector next = load(values + i);
+        peak = next > peak ? next : peak;
+        odd += next * 0.0f;  // NaN, or infinities, of which one is larger than all else
+    }
+    float found = largest_of(peak);
+    bool numbers = sum_of(odd) == 0;
+    for (std::size_t j = i; j < count; ++j) {
+        found = values[j] > found ? values[j] : found;
+        numbers &= values[j] * 0.0f == 0;
+    }
+    if (!numbers)
+        for (std::size_t j = 0; j < count; ++j)
+            if (values[j] != values[j]) return *largest = values[j], *place = j, void();
+    for (i = 0; i + tile <= count; i += tile) {
+        const Integers equal = load(values + i) == found;
+        std::int32_t any = 0;
+        for (std::size_t j = 0; j < tile; ++j) any |= equal[j];
+        if (any != 0) break;
+    }
+    while (i + 1 < count && values[i] != found) ++i;
+    *largest = found, *place = i;
+}
+
+constexpr DecodingLoops decoding_loops{add_norm, append, attend, merge, gate, find_largest, dense};
 
 }  // namespace
 }  // namespace octavo

@@ -63,6 +63,11 @@ private:
 // A team is called for no fewer multiplications a thread than this.
 constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
 
+// The members of a team for `count` pieces of so many multiplications each.
+inline std::size_t members_for(std::size_t count, std::size_t weight, std::size_t threads) {
+    return std::clamp<std::size_t>(std::min(count, count * weight / least_for_a_thread), 1, threads);
+}
+
 // Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`, `ranges` for each thread;
 // `weight` is the number of multiplications of one of them.
 template <typename Work>

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 TILE = 16
@@ -75,6 +75,12 @@ def gate(found: Float32[Tensor, "rows both"]) -> Float32[Tensor, "rows inner"]:
     """silu(gate) · up of rows that hold both."""
     x, up = found.chunk(2, dim=-1)
     return x / (exponential(-x) + 1.0) * up
+
+
+def likeliest(values: Float32[Tensor, "*batch n"]) -> Int64[Tensor, "..."]:
+    """The place of the largest value, the first of several; -1 where that is no finite number."""
+    largest = values.max(-1)
+    return torch.where(largest.values.isfinite(), largest.indices, -1)
 
 
 def attend(

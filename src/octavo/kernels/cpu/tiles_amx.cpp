@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -54,16 +56,18 @@ Strip& strip() {
     return kept;
 }
 
-// Tile 0 is sums, 1 codes, 2 inputs.
+// Tiles 0 and 3 are sums, 1 and 4 codes, 2 and 5 inputs, of slices in turns.
 struct Shapes {
     std::uint8_t palette = 1, start = 0, reserved[14] = {};
     std::uint16_t row_bytes[16] = {};
     std::uint8_t rows[16] = {};
 
     explicit Shapes(std::size_t slice) {
-        set(0, rows_in_tile, 4 * vectors_in_tile);
-        set(1, rows_in_tile, slice);
-        set(2, slice / 4, 4 * vectors_in_tile);
+        for (int turn = 0; turn < 6; turn += 3) {
+            set(turn, rows_in_tile, 4 * vectors_in_tile);
+            set(turn + 1, rows_in_tile, slice);
+            set(turn + 2, slice / 4, 4 * vectors_in_tile);
+        }
     }
 
 private:
@@ -350,6 +354,17 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), _mm512_mul_ps(total, _mm512_set1_ps(unit))));
 }
 
+// Calls work(row) for each row of a tile, the row being a constant.
+template <typename Work, std::size_t... row>
+OCTAVO_TILES OCTAVO_INLINE void each_of(const Work& work, std::index_sequence<row...>) {
+    (work(std::integral_constant<std::size_t, row>()), ...);
+}
+
+template <typename Work>
+OCTAVO_TILES OCTAVO_INLINE void each_row(const Work& work) {
+    each_of(work, std::make_index_sequence<rows_in_tile>());
+}
+
 template <std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit, const Task& task, const Place& at, Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice;
@@ -358,28 +373,47 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit
         const float* const group = task.inputs + vector * task.pitch;
         const auto* const inputs = reinterpret_cast<const std::int8_t*>(group) + first * slice * vectors_in_tile;
         const float* const scales = group + codes.slices() * slice / 4 * vectors_in_tile + first * vectors_in_tile;
+        // Every index of the sums is a constant, so that they stay in registers.
         __m512 totals[rows_in_tile];
-        for (__m512& total : totals) total = _mm512_setzero_ps();
+        each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA { totals[row] = _mm512_setzero_ps(); });
+        const auto multiply = [&](std::size_t i) OCTAVO_TILES OCTAVO_LAMBDA {
+            const std::int8_t* const codes_of = held.bytes + i * rows_in_tile * slice;
+            const std::int8_t* const inputs_of = inputs + i * slice * vectors_in_tile;
+            if (i % 2 == 0) {
+                OCTAVO_CLEAR_TILE(0);
+                OCTAVO_LOAD_TILE(1, codes_of, slice);
+                OCTAVO_LOAD_TILE(2, inputs_of, 4 * vectors_in_tile);
+                OCTAVO_MULTIPLY_TILES(0, 1, 2);
+            } else {
+                OCTAVO_CLEAR_TILE(3);
+                OCTAVO_LOAD_TILE(4, codes_of, slice);
+                OCTAVO_LOAD_TILE(5, inputs_of, 4 * vectors_in_tile);
+                OCTAVO_MULTIPLY_TILES(3, 4, 5);
+            }
+        };
+        multiply(0);
         for (std::size_t i = 0; i < count; ++i) {
+            // A product takes some fifty cycles: the next one begins before this one is looked at.
+            if (i + 1 < count) multiply(i + 1);
             std::int32_t* const sums = held.sums[i % 2];
-            OCTAVO_CLEAR_TILE(0);
-            OCTAVO_LOAD_TILE(1, held.bytes + i * rows_in_tile * slice, slice);
-            OCTAVO_LOAD_TILE(2, inputs + i * slice * vectors_in_tile, 4 * vectors_in_tile);
-            OCTAVO_MULTIPLY_TILES(0, 1, 2);
-            OCTAVO_STORE_TILE(0, sums, 4 * vectors_in_tile);
+            if (i % 2 == 0)
+                OCTAVO_STORE_TILE(0, sums, 4 * vectors_in_tile);
+            else
+                OCTAVO_STORE_TILE(3, sums, 4 * vectors_in_tile);
             const __m512 each = _mm512_load_ps(scales + i * vectors_in_tile);
             const float* const own = held.scales + i * rows_in_tile;
-#pragma GCC unroll 16
-            for (std::size_t row = 0; row < rows_in_tile; ++row) {
+            each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA {
                 const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(own[row]), each);
                 const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + row * vectors_in_tile));
                 totals[row] = _mm512_fmadd_ps(sum, scale, totals[row]);
-            }
+            });
         }
-        transpose(totals);
+        __m512 found[rows_in_tile];
+        each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA { found[row] = totals[row]; });
+        transpose(found);
         const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
         for (std::size_t b = 0; b < vectors; ++b)
-            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(totals[b], _mm512_set1_ps(unit)));
+            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(found[b], _mm512_set1_ps(unit)));
     }
 }
 

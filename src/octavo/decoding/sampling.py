@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +19,9 @@ from octavo.base.errors import ModelError
 
 FEW = 512
 """Candidates that are sorted first for top-p: nearly always enough, and far sooner done than a whole vocabulary."""
+
+BLOCK = 256
+"""Candidates that are summed together first when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,26 @@ class Sampler:
         return chosen
 
     def _draw(self, logits: Float[Tensor, " vocabulary"]) -> int:
-        values, tokens = candidates(logits, self.sampling)
-        shares = (values.double() - values.max()).exp().cumsum(0)
-        uniform = torch.rand((), generator=self._generator, dtype=torch.float64)
-        # Rounding may place a number that is nearly 1 beyond the last.
-        place = torch.searchsorted(shares, uniform * shares[-1], right=True).clamp_max(len(shares) - 1)
-        return int(tokens[place])
+        sampling = self.sampling
+        uniform = float(torch.rand((), generator=self._generator, dtype=torch.float64))
+        if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
+            return drawn(logits / sampling.temperature, uniform)
+        values, tokens = candidates(logits, sampling)
+        return int(tokens[drawn(values, uniform)])
+
+
+def drawn(logits: Float[Tensor, " n"], uniform: float) -> int:
+    """The place that a number from 0 up to 1 falls on, places being as wide as their probabilities.
+
+    Blocks are summed, and only one of them weight by weight, which saves a whole vocabulary of double precision.
+    """
+    shares = (logits - logits.max()).exp().numpy()
+    ends = np.arange(0, len(shares), BLOCK)
+    sums = np.add.reduceat(shares, ends, dtype=np.float64).cumsum()
+    sought = uniform * sums[-1]
+    # Rounding may place a number that is nearly 1 beyond the last that has a share.
+    block = min(int(sums.searchsorted(sought, side="right")), int(sums.searchsorted(sums[-1])))
+    own = shares[ends[block] : ends[block] + BLOCK]
+    within = own.cumsum(dtype=np.float64) + (sums[block - 1] if block else 0.0)
+    place = int(within.searchsorted(sought, side="right"))
+    return int(ends[block]) + (place if place < len(own) else int(own.nonzero()[0][-1]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.formats import Importance, parse
-from octavo.formats.entropy_coded import encode_grid, grid_of, resident, side_bits
+from octavo.formats.entropy_coded import decoded, encode_grid, grid_of, side_bits
 from octavo.formats.grid_census import take_census
 from octavo.formats.grid_codes import LARGEST, Grid
 from octavo.formats.grid_resident import grown_bits
@@ -143,7 +143,7 @@ def test_importance_that_is_all_alike_makes_a_plain_grid() -> None:
         assert separable.bits_per_weight == pytest.approx(plain.bits_per_weight, rel=0.003)
         assert relative_error(weights, separable) == pytest.approx(relative_error(weights, plain), rel=0.003)
         torch.testing.assert_close(separable.dequantize(), plain.dequantize(), rtol=0.02, atol=0.02)
-        held = resident(separable).parts
+        held = decoded(separable).parts
         assert len(held["row_step"].unique()) == len(held["column_step"].unique()) == 1
 
 
@@ -175,7 +175,7 @@ def test_in_memory_every_column_is_as_wide_as_it_needs(
 ) -> None:
     weights, importance = matrix(rows, columns, spread, seed, tails=True)
     quantized = parse(f"grid(step={2**octave!r}{states}) separable ans").quantize(weights, importance)
-    held = resident(quantized)
+    held = decoded(quantized)
     assert torch.equal(held.dequantize(), quantized.dequantize())
     assert sorted(held.parts["place"].tolist()) == list(range(columns))
     assert grown_bits(held.parts, 1.0) == held.stored_bits
@@ -186,7 +186,7 @@ def test_in_memory_every_column_is_as_wide_as_it_needs(
 
 def test_the_widths_take_less_than_any_one_width() -> None:
     weights, importance = matrix(300, 96, 1.0, tails=True)
-    held = resident(parse("grid@3.0 separable ans").quantize(weights, importance))
+    held = decoded(parse("grid@3.0 separable ans").quantize(weights, importance))
     values = held.dequantize()
     sides = 8 * sum(held.parts[n].element_size() * held.parts[n].numel() for n in ("row_step", "column_step", "points"))
     widths = {name: part for name, part in held.parts.items() if name.startswith("codes_")}
@@ -200,11 +200,11 @@ def test_few_large_codes_are_kept_apart_and_a_column_of_them_is_not() -> None:
     weights[3, 5] = 40 * weights.std()
     weights[:, 7] *= 40
     quantized = parse("grid(step=0.05) tensor rms:fp32 ans").quantize(weights)
-    parts = resident(quantized).parts
+    parts = decoded(quantized).parts
     assert (3, 5) in zip(parts["far_row"].tolist(), parts["far_column"].tolist(), strict=True)
     assert 7 not in parts["far_column"].tolist()
     assert int(parts["place"][7]) < 8
-    assert torch.equal(resident(quantized).dequantize(), quantized.dequantize())
+    assert torch.equal(decoded(quantized).dequantize(), quantized.dequantize())
 
 
 def test_a_step_too_fine_for_a_table_is_coarsened_where_it_must() -> None:
@@ -214,7 +214,7 @@ def test_a_step_too_fine_for_a_table_is_coarsened_where_it_must() -> None:
     weights[:, 7] *= 1000
     coarse = format.quantize(weights, importance)
     others = torch.arange(64) != 7
-    before, after = (resident(quantized).parts["column_step"] for quantized in (plain, coarse))
+    before, after = (decoded(quantized).parts["column_step"] for quantized in (plain, coarse))
     assert torch.equal(before[others], after[others])
     assert after[7] < before[7]
     # Nothing is clipped: no error exceeds a step.

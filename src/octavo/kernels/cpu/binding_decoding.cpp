@@ -244,8 +244,10 @@ class Attend final : public octavo::Operation {
             kept.resize(std::max(kept.size(), octavo::scratch_of(layer_)));
             return kept.data();
         };
-        // Sixteen rows at a time, since neighbors' keys share lines of the cache.
-        octavo::in_team_ranges(count, octavo::tile, 16 * layer_.shared * layer_.width, threads,
+        // Sixteen rows of one slot at a time, since neighbors' keys share lines of the cache.
+        const bool apart = std::adjacent_find(slots, slots + count) == slots + count;
+        // A channel of a key is a line of the cache, which is seldom near.
+        octavo::in_team_ranges(count, apart ? 1 : octavo::tile, 128 * layer_.shared * layer_.width, threads,
                                [&](std::size_t begin, std::size_t end) {
             for (std::size_t row = begin; row < end; ++row)
                 loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());

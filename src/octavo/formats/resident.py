@@ -83,8 +83,7 @@ def _parts(quantized: QuantizedTensor) -> Mapping[str, Tensor]:
         return _coded_in_bits(quantized)
     parts = {"group": quantized.parts["group"]}
     for number, _, group in members(quantized):
-        found = group.parts if resident_format(group.format) == group.format else _coded_in_bits(group)
-        parts |= {f"{name}_{number}": part for name, part in found.items()}
+        parts |= {f"{name}_{number}": part for name, part in resident(group).parts.items()}
     return parts
 
 

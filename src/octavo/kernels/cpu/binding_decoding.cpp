@@ -4,8 +4,8 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
-#include <cmath>
 #include <atomic>
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -119,7 +119,7 @@ class Likeliest final : public octavo::Operation {
         static thread_local std::vector<Found> kept;
         for (std::size_t row = 0; row < checked_rows(rows, out_.shape(0)); ++row) {
             const float* const values = values_.data() + row * width;
-            const std::size_t pieces = octavo::members_for(width, 1, threads), share = (width + pieces - 1) / pieces;
+            const std::size_t pieces = octavo::members_for(width, width, threads), share = (width + pieces - 1) / pieces;
             kept.resize(std::max(kept.size(), pieces));
             Found* const found = kept.data();
             octavo::in_team_ranges(pieces, 1, share, threads, [&](std::size_t begin, std::size_t end) {

@@ -6,18 +6,12 @@
 
 #include "decoding.hpp"
 #include "generic.hpp"
-
-// Vectors are passed between functions that are always inlined, so that no calling convention is involved.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
+#include "vectors.hpp"
 
 namespace octavo {
 namespace {
 
-// One register with AVX-512, two with AVX2, four with the instructions every x86-64 has.
-using Vector = float __attribute__((vector_size(4 * tile)));
-using Integers = std::int32_t __attribute__((vector_size(4 * tile)));
+static_assert(tile == numbers_at_once);
 using Narrow = std::uint16_t __attribute__((vector_size(2 * tile)));
 
 OCTAVO_INLINE Vector load(const float* from) {
@@ -66,26 +60,14 @@ OCTAVO_INLINE float largest_of(const Vector& vector) {
     return largest;
 }
 
-// e^x of x between -87 and 87, and of these bounds beyond: 2^n times a polynomial of the rest.
+// e^x of x between -87 and 87, and of these bounds beyond.
 OCTAVO_INLINE Vector exponential(Vector x) {
-    constexpr float reach = 87.0f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    constexpr float reach = 87.0f;
     const Vector low = Vector{} - reach, high = Vector{} + reach;
     x = x < low ? low : x;
     x = x > high ? high : x;
-    const Vector n = (x * 1.44269504f + magic) - magic;
-    const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    Vector value = Vector{} + 1.0f / 5040;
-    value = value * r + 1.0f / 720;
-    value = value * r + 1.0f / 120;
-    value = value * r + 1.0f / 24;
-    value = value * r + 1.0f / 6;
-    value = value * r + 0.5f;
-    value = value * r + 1.0f;
-    value = value * r + 1.0f;
-    const Integers bits = (__builtin_convertvector(n, Integers) + 127) << 23;
-    Vector power;
-    std::memcpy(&power, &bits, sizeof power);
-    return value * power;
+    const Exponential found = split_exponential(x);
+    return ((found.series * found.rest + 1.0f) * found.rest + 1.0f) * found.power;
 }
 
 OCTAVO_INLINE float norm_scale(const float* x, std::size_t width, float epsilon) {
@@ -100,7 +82,7 @@ OCTAVO_INLINE float norm_scale(const float* x, std::size_t width, float epsilon)
 }
 
 void add_norm(std::size_t rows, std::size_t width, float* residual, const float* delta,
-                            const float* weight, float epsilon, float* out) {
+              const float* weight, float epsilon, float* out) {
     for (std::size_t row = 0; row < rows; ++row, residual += width, out += width) {
         if (delta != nullptr)
             for (std::size_t i = 0; i < width; ++i) residual[i] += delta[row * width + i];
@@ -199,8 +181,7 @@ OCTAVO_INLINE void append_to(const Attention& layer, const float* found, std::si
     }
 }
 
-void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
-                          float* scratch) {
+void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position, float* scratch) {
     if (layer.narrow)
         append_to<std::uint16_t>(layer, found, slot, position, scratch);
     else
@@ -281,8 +262,7 @@ OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::si
 }
 
 void attend(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
-                          std::size_t position, std::size_t number, float* scratch, float* partials,
-                          std::size_t pitch) {
+            std::size_t position, std::size_t number, float* scratch, float* partials, std::size_t pitch) {
     if (layer.narrow)
         attend_to<std::uint16_t>(layer, found, shared, slot, position, number, scratch, partials, pitch);
     else

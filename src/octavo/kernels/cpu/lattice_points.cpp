@@ -1,21 +1,15 @@
 #include "lattice_points.hpp"
 
 #include <cmath>
-#include <cstring>
 
 #include "generic.hpp"
-
-// Vectors are passed between functions that are always inlined, so that no calling convention is involved.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
+#include "vectors.hpp"
 
 namespace octavo {
 namespace {
 
-// A coordinate of sixteen vectors: one register with AVX-512, two with AVX2.
-using Vector = float __attribute__((vector_size(4 * vectors_at_once)));
-using Integers = std::int32_t __attribute__((vector_size(4 * vectors_at_once)));
+// A coordinate of sixteen vectors is one of the processor's.
+static_assert(vectors_at_once == numbers_at_once);
 
 OCTAVO_INLINE Vector absolute(Vector x) { return x < 0 ? -x : x; }
 
@@ -99,21 +93,10 @@ OCTAVO_INLINE void voronoi(const Voronoi& code, const std::uint8_t* digits, std:
 
 // e^x - 1 of x from 0 on; e^87 - 1 of larger ones.
 OCTAVO_INLINE Vector exponential_less_one(Vector x) {
-    constexpr float reach = 87.0f, magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    constexpr float reach = 87.0f;
     x = x > reach ? Vector{} + reach : x;
-    const Vector n = (x * 1.44269504f + magic) - magic;
-    const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-    Vector rest = Vector{} + 1.0f / 5040;
-    rest = rest * r + 1.0f / 720;
-    rest = rest * r + 1.0f / 120;
-    rest = rest * r + 1.0f / 24;
-    rest = rest * r + 1.0f / 6;
-    rest = rest * r + 0.5f;
-    rest = rest * r * r + r;  // e^r - 1
-    const Integers bits = (__builtin_convertvector(n, Integers) + 127) << 23;
-    Vector power;
-    std::memcpy(&power, &bits, sizeof power);
-    return rest * power + (power - 1.0f);
+    const auto [power, rest, series] = split_exponential(x);
+    return (series * rest * rest + rest) * power + (power - 1.0f);
 }
 
 OCTAVO_INLINE void companded(const Companded& code, const std::uint8_t* digits, std::size_t vectors, float* points) {

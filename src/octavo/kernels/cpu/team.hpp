@@ -63,9 +63,9 @@ private:
 // A team is called for no fewer multiplications a thread than this.
 constexpr std::size_t least_for_a_thread = std::size_t{1} << 15;
 
-// The members of a team for `count` pieces of so many multiplications each.
-inline std::size_t members_for(std::size_t count, std::size_t weight, std::size_t threads) {
-    return std::clamp<std::size_t>(std::min(count, count * weight / least_for_a_thread), 1, threads);
+// The members of a team for so many pieces of work, and multiplications in all of them.
+inline std::size_t members_for(std::size_t pieces, std::size_t multiplications, std::size_t threads) {
+    return std::min(threads, std::max<std::size_t>(1, std::min(pieces, multiplications / least_for_a_thread)));
 }
 
 // Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`, `ranges` for each thread;
@@ -74,8 +74,7 @@ template <typename Work>
 void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std::size_t threads, const Work& work,
                     std::size_t ranges = 1) {
     const std::size_t units = (count + unit - 1) / unit;
-    const std::size_t most = std::min(units, count * weight / least_for_a_thread);
-    const std::size_t team = std::clamp<std::size_t>(threads, 1, std::max<std::size_t>(most, 1));
+    const std::size_t team = std::max<std::size_t>(1, members_for(units, count * weight, threads));
     const std::size_t pieces = team == 1 ? 1 : team * ranges;
     const std::size_t share = (units + pieces - 1) / pieces * unit;
     std::atomic<std::size_t> next = 0;

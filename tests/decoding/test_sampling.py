@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.base.errors import ModelError
-from octavo.decoding.sampling import Sampler, Sampling, candidates, drawn
+from octavo.decoding.sampling import Sampler, Sampling, candidates, choose
 
 
 def processed(logits: torch.Tensor, sampling: Sampling, occurred: list[int] | None = None) -> torch.Tensor:
@@ -86,20 +86,14 @@ def test_draws_follow_the_softmax() -> None:
     assert torch.allclose(counts / 3000, torch.softmax(logits[:4] / 0.7, -1), atol=0.03)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 2000), st.floats(0, 1, exclude_max=True), st.integers(0, 3))
-def test_a_number_falls_on_the_token_whose_share_it_is_in(seed: int, size: int, uniform: float, kind: int) -> None:
-    logits = 4 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    if kind == 1:
-        logits[1 + size // 3 :] = -torch.inf
-    if kind == 2:
-        logits[: size // 2] = -torch.inf
-    if kind == 3:
-        uniform = 1 - 2.0**-53
-    shares = logits.double().softmax(0)
-    place = drawn(logits, uniform)
-    end = float(shares[: place + 1].sum())
-    assert shares[place] > 0
-    assert end - float(shares[place]) - 1e-6 <= uniform <= end + 1e-6
+def test_requests_together_get_what_each_gets_alone(generator: torch.Generator) -> None:
+    logits = 3 * torch.randn(9, 700, generator=generator)
+    settings = [Sampling(), Sampling(0.7, seed=3), Sampling(1.0, top_k=5), Sampling(1.5, repetition_penalty=1.2)] * 2
+    together, alone = ([Sampler(each, [1], 700) for each in settings] for _ in range(2))
+    rows = [8, 1, 2, 0, 4, 7, 3, 5]
+    for _ in range(20):
+        found = choose(together, logits, rows, logits.argmax(-1)[rows].tolist())
+        assert found == [sampler(logits[row]) for sampler, row in zip(alone, rows, strict=True)]
 
 
 def test_a_seed_decides_the_draws_and_nothing_else_does() -> None:

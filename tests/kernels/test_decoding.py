@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octavo.base.errors import FormatError
 from octavo.kernels import cpu
@@ -71,6 +73,53 @@ def test_the_likeliest_is_the_first_of_the_largest(width: int, portable: bool, g
     assert torch.equal(out, reference.likeliest(rows))
     assert out[2:6].tolist() == [-1, -1, -1, -1]
     assert out[[1, 6, 8]].tolist() == [0, width - 1, width // 2]
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 2000),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from((1e-60, 0.3, 1.0, 2.5)),
+    st.integers(0, 3),
+)
+def test_a_number_falls_on_the_place_whose_share_it_is_in(
+    seed: int, size: int, uniform: float, temperature: float, kind: int
+) -> None:
+    values = 4 * torch.randn(2, size, generator=torch.Generator().manual_seed(seed))
+    if kind == 1:
+        values[1, 1 + size // 3 :] = -torch.inf
+    if kind == 2:
+        values[1, : size // 2] = -torch.inf
+    if kind == 3:
+        uniform = 1 - 2.0**-53
+    shares = (values[1].double() / max(temperature, 1e-30)).softmax(0)
+    place = reference.drawn(values[1], temperature, uniform)
+    end = float(shares[: place + 1].sum())
+    assert shares[place] > 0
+    assert end - float(shares[place]) - 1e-6 <= uniform <= end + 1e-6
+    if not cpu.MISSING:
+        for portable in (False, True):
+            assert native.draw(values, [1], [temperature], [uniform], portable) == [place]
+
+
+@BUILT
+@BOTH
+def test_many_rows_are_drawn_from_at_once(portable: bool, generator: torch.Generator) -> None:
+    values = torch.randn(9, 60_001, generator=generator)
+    values[2, 5], values[3, 7], values[4] = torch.nan, torch.inf, -torch.inf
+    rows, temperatures = [8, 2, 0, 3, 5, 4, 8], [0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5]
+    uniforms = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
+    found = native.draw(values, rows, temperatures, uniforms, portable)
+    assert found == [
+        reference.drawn(values[row], *rest) for row, *rest in zip(rows, temperatures, uniforms, strict=True)
+    ]
+    assert [found[i] for i in (1, 3, 5)] == [-1, -1, -1]
+    assert native.draw(values, [], [], [], portable) == []
+    for row in (-1, 9):
+        with pytest.raises(FormatError, match="no such row"):
+            native.draw(values, [row], [1.0], [0.5], portable)
+    with pytest.raises(FormatError, match="numbers"):
+        native.draw(values, [1], [1.0], [0.5, 0.5], portable)
 
 
 @BUILT

@@ -9,16 +9,12 @@ of their own are made dense piece by piece, and may round differently for anothe
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from octavo.base.errors import CapacityError, ModelError
-from octavo.base.threads import on_one_thread
-from octavo.decoding.sampling import Sampler, Sampling
+from octavo.decoding.sampling import Sampler, Sampling, choose
 from octavo.models.decoder import Decoder, check_tokens
 from octavo.models.decoder_step import DecodingStep
 
@@ -131,15 +127,14 @@ class Engine:
         if not read:
             return []
         logits = self._step.read([*read.values()], [*read])
-        rows = [(slot, row) for row, slot in enumerate(read) if not self._requests[slot].unread]
-        greedy = all(self._requests[slot].sampler.greedy for slot, _ in rows)
-        with contextlib.nullcontext() if greedy else on_one_thread():
-            return [self._choose(slot, row, logits) for slot, row in rows]
+        rows = {slot: row for row, slot in enumerate(read) if not self._requests[slot].unread}
+        samplers = [self._requests[slot].sampler for slot in rows]
+        likeliest = [self._step.likeliest[row] for row in rows.values()]
+        tokens = choose(samplers, logits, [*rows.values()], likeliest)
+        return [self._emitted(slot, token) for slot, token in zip(rows, tokens, strict=True)]
 
-    def _choose(self, slot: int, row: int, logits: Tensor) -> Emitted:
+    def _emitted(self, slot: int, token: int) -> Emitted:
         request = self._requests[slot]
-        sampler = request.sampler
-        token = sampler.accept(self._step.likeliest[row]) if sampler.greedy else sampler(logits[row].cpu())
         request.last = token
         request.left -= 1
         finish = None

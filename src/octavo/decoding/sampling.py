@@ -7,21 +7,20 @@ number of the request's own generator, so that a request's tokens depend on noth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from octavo.base.errors import ModelError
+from octavo.base.threads import on_one_thread
+from octavo.kernels.decoding import draw
 
 FEW = 512
 """Candidates that are sorted first for top-p: nearly always enough, and far sooner done than a whole vocabulary."""
-
-BLOCK = 256
-"""Candidates that are summed together first when one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,17 @@ class Sampler:
         """Whether the next token is the likeliest, whatever came before: all that `accept` needs to know."""
         return self.sampling.temperature == 0 and self._occurred is None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the next token is drawn from all, by their logits and the temperature alone."""
+        sampling = self.sampling
+        filters = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+        return sampling.temperature > 0 and not filters and self._occurred is None
+
+    def uniform(self) -> float:
+        """The next number of the request's generator, from 0 up to 1."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
+
     def accept(self, likeliest: int) -> int:
         """The likeliest token, where there is one.
 
@@ -139,32 +149,37 @@ class Sampler:
         # numpy's search takes a fifth of the time of torch's; both find what is no number.
         place = int(logits.numpy().argmax())
         token = self.accept(place if math.isfinite(logits[place]) else -1)
-        chosen = token if self.sampling.temperature == 0 else self._draw(logits)
+        if self.sampling.temperature > 0:
+            values, tokens = candidates(logits, self.sampling)
+            token = int(tokens[draw(values[None], [0], [1.0], [self.uniform()])[0]])
         if self._occurred is not None:
-            self._occurred[chosen] = True
-        return chosen
-
-    def _draw(self, logits: Float[Tensor, " vocabulary"]) -> int:
-        sampling = self.sampling
-        uniform = float(torch.rand((), generator=self._generator, dtype=torch.float64))
-        if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
-            return drawn(logits / sampling.temperature, uniform)
-        values, tokens = candidates(logits, sampling)
-        return int(tokens[drawn(values, uniform)])
+            self._occurred[token] = True
+        return token
 
 
-def drawn(logits: Float[Tensor, " n"], uniform: float) -> int:
-    """The place that a number from 0 up to 1 falls on, places being as wide as their probabilities.
+def choose(
+    samplers: Sequence[Sampler], logits: Float[Tensor, "n vocabulary"], rows: Sequence[int], likeliest: Sequence[int]
+) -> list[int]:
+    """The next token of each request, as its sampler chooses it, but sooner: many are drawn at once.
 
-    Blocks are summed, and only one of them weight by weight, which saves a whole vocabulary of double precision.
+    Args:
+        samplers: of the requests.
+        logits: of these and others.
+        rows: where each request's are.
+        likeliest: of each request the likeliest token, -1 where the logits are not finite.
+
+    Raises:
+        ModelError: the logits are not finite.
     """
-    shares = (logits - logits.max()).exp().numpy()
-    ends = np.arange(0, len(shares), BLOCK)
-    sums = np.add.reduceat(shares, ends, dtype=np.float64).cumsum()
-    sought = uniform * sums[-1]
-    # Rounding may place a number that is nearly 1 beyond the last that has a share.
-    block = min(int(sums.searchsorted(sought, side="right")), int(sums.searchsorted(sums[-1])))
-    own = shares[ends[block] : ends[block] + BLOCK]
-    within = own.cumsum(dtype=np.float64) + (sums[block - 1] if block else 0.0)
-    place = int(within.searchsorted(sought, side="right"))
-    return int(ends[block]) + (place if place < len(own) else int(own.nonzero()[0][-1]))
+    chosen = [sampler.accept(place) for sampler, place in zip(samplers, likeliest, strict=True)]
+    plain = [i for i, sampler in enumerate(samplers) if sampler.plain]
+    if plain:
+        temperatures = [samplers[i].sampling.temperature for i in plain]
+        uniforms = [samplers[i].uniform() for i in plain]
+        for i, token in zip(plain, draw(logits.cpu(), [rows[i] for i in plain], temperatures, uniforms), strict=True):
+            chosen[i] = token
+    rest = [i for i, sampler in enumerate(samplers) if not (sampler.greedy or sampler.plain)]
+    with on_one_thread() if rest else nullcontext():
+        for i in rest:
+            chosen[i] = samplers[i](logits[rows[i]].cpu())
+    return chosen

@@ -63,6 +63,19 @@ def likeliest(values: Float32[Tensor, "rows n"], out: Int64[Tensor, " rows"]) ->
     return run
 
 
+def draw(
+    values: Float32[Tensor, "rows n"], rows: Sequence[int], temperatures: Sequence[float], uniforms: Sequence[float]
+) -> list[int]:
+    """Of some rows the place that a number from 0 up to 1 falls on, places being as wide as e^(value / temperature).
+
+    -1 where the largest value is no finite number.
+    """
+    if _native():
+        return native.draw(values, rows, temperatures, uniforms)
+    chosen = zip(rows, temperatures, uniforms, strict=True)
+    return [reference.drawn(values[row], temperature, uniform) for row, temperature, uniform in chosen]
+
+
 def dense(
     weight: Float[Tensor, "columns_out columns"],
     bias: Float32[Tensor, " columns_out"] | None,

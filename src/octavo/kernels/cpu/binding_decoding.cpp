@@ -2,6 +2,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
@@ -112,23 +113,25 @@ class Likeliest final : public octavo::Operation {
 
     void run(std::int64_t rows, std::size_t threads) const override {
         const std::size_t width = values_.shape(1);
+        const std::size_t count = checked_rows(rows, out_.shape(0));
+        const std::size_t pieces = octavo::members_for(width, width, threads), share = (width + pieces - 1) / pieces;
         struct Found {
             float largest = 0;
             std::size_t place = 0;
         };
         static thread_local std::vector<Found> kept;
-        for (std::size_t row = 0; row < checked_rows(rows, out_.shape(0)); ++row) {
-            const float* const values = values_.data() + row * width;
-            const std::size_t pieces = octavo::members_for(width, width, threads), share = (width + pieces - 1) / pieces;
-            kept.resize(std::max(kept.size(), pieces));
-            Found* const found = kept.data();
-            octavo::in_team_ranges(pieces, 1, share, threads, [&](std::size_t begin, std::size_t end) {
-                for (std::size_t i = begin; i < end; ++i) {
-                    const std::size_t first = std::min(i * share, width), count = std::min(share, width - first);
-                    if (count != 0) loops_.find_largest(values + first, count, &found[i].largest, &found[i].place);
-                    found[i].place = count == 0 ? width : found[i].place + first;
-                }
-            });
+        kept.resize(std::max(kept.size(), count * pieces));
+        Found* const all = kept.data();
+        octavo::in_team_ranges(count * pieces, 1, share, threads, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) {
+                const float* const values = values_.data() + i / pieces * width;
+                const std::size_t first = std::min(i % pieces * share, width), size = std::min(share, width - first);
+                if (size != 0) loops_.find_largest(values + first, size, &all[i].largest, &all[i].place);
+                all[i].place = size == 0 ? width : all[i].place + first;
+            }
+        });
+        for (std::size_t row = 0; row < count; ++row) {
+            const Found* const found = all + row * pieces;
             Found best = found[0];
             for (std::size_t i = 1; i < pieces && !std::isnan(best.largest); ++i)
                 if (found[i].place < width && !(found[i].largest <= best.largest)) best = found[i];
@@ -141,6 +144,29 @@ class Likeliest final : public octavo::Operation {
     IntegersOut out_;
     const octavo::DecodingLoops& loops_;
 };
+
+// Of some rows of values one place each, drawn by a number; -1 where the largest value is no finite number.
+std::vector<std::int64_t> draw(const Matrix& values, const std::vector<std::int64_t>& rows, const std::vector<double>& temperatures,
+                               const std::vector<double>& uniforms, std::int64_t threads, bool portable) {
+    const std::size_t count = values.shape(1);
+    require(count != 0 && rows.size() == temperatures.size() && rows.size() == uniforms.size(), "the numbers do not fit the rows");
+    for (const std::int64_t row : rows)
+        require(0 <= row && static_cast<std::size_t>(row) < values.shape(0), "there is no such row");
+    const octavo::DecodingLoops& loops = octavo::choose_decoding(portable);
+    std::vector<std::int64_t> found(rows.size());
+    const nb::gil_scoped_release released;
+    const octavo::OwnTeam team;
+    // A share takes as long as some multiplications.
+    octavo::in_team_ranges(rows.size(), 1, 8 * count, static_cast<std::size_t>(std::max<std::int64_t>(1, threads)),
+                           [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            const float* const own = values.data() + static_cast<std::size_t>(rows[i]) * count;
+            const std::size_t place = octavo::drawn(loops, own, count, static_cast<float>(temperatures[i]), uniforms[i]);
+            found[i] = place == count ? -1 : static_cast<std::int64_t>(place);
+        }
+    });
+    return found;
+}
 
 class DenseProduct final : public octavo::Operation {
   public:
@@ -172,6 +198,14 @@ class DenseProduct final : public octavo::Operation {
     octavo::Dense product_{};
     const octavo::DecodingLoops& loops_;
 };
+
+// Whether no number comes twice.
+bool distinct(const std::int64_t* numbers, std::size_t count) {
+    static thread_local std::vector<std::int64_t> sorted;
+    sorted.assign(numbers, numbers + count);
+    std::sort(sorted.begin(), sorted.end());
+    return std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
+}
 
 class Attend final : public octavo::Operation {
   public:
@@ -244,14 +278,18 @@ class Attend final : public octavo::Operation {
             kept.resize(std::max(kept.size(), octavo::scratch_of(layer_)));
             return kept.data();
         };
-        // Sixteen rows of one slot at a time, since neighbors' keys share lines of the cache.
-        const bool apart = std::adjacent_find(slots, slots + count) == slots + count;
-        // A channel of a key is a line of the cache, which is seldom near.
-        octavo::in_team_ranges(count, apart ? 1 : octavo::tile, 128 * layer_.shared * layer_.width, threads,
-                               [&](std::size_t begin, std::size_t end) {
-            for (std::size_t row = begin; row < end; ++row)
-                loops_.append(layer_, found_of(row), slot_of(row), position_of(row), scratch());
-        });
+        const auto append = [&](std::size_t row, std::size_t shared) {
+            loops_.append(layer_, found_of(row), shared, slot_of(row), position_of(row), scratch());
+        };
+        // Where rows see each other's keys, these come first: sixteen rows of one slot at a time, since neighbors' keys share
+        // lines of the cache. A channel of a key is a line, which is seldom near.
+        const bool apart = distinct(slots, count);
+        if (!apart)
+            octavo::in_team_ranges(count, octavo::tile, 128 * layer_.shared * layer_.width, threads,
+                                   [&](std::size_t begin, std::size_t end) {
+                for (std::size_t row = begin; row < end; ++row)
+                    for (std::size_t shared = 0; shared < layer_.shared; ++shared) append(row, shared);
+            });
 
         static thread_local std::vector<float> kept_partials;
         static thread_local std::vector<std::size_t> kept_left;
@@ -266,13 +304,22 @@ class Attend final : public octavo::Operation {
         octavo::in_team_ranges(
             count * layer_.shared * most, 1, weight, threads,
             [&](std::size_t begin, std::size_t end) {
-                for (std::size_t i = begin; i < end; ++i) {
-                    const std::size_t number = i % most, shared = i / most % layer_.shared, row = i / most / layer_.shared;
-                    const std::size_t spans = layer_.spans(position_of(row));
-                    if (number >= spans) continue;
+                const auto row_of = [&](std::size_t i) { return i / most / layer_.shared; };
+                const auto shared_of = [&](std::size_t i) { return i / most % layer_.shared; };
+                const auto spans_of = [&](std::size_t i) { return layer_.spans(position_of(row_of(i))); };
+                const auto next_of = [&](std::size_t i) {
+                    while (i < end && i % most >= spans_of(i)) ++i;
+                    return i;
+                };
+                for (std::size_t i = next_of(begin), next; i < end; i = next) {
+                    next = next_of(i + 1);
+                    octavo::Stretch ahead;
+                    if (next < end) ahead = layer_.keys_of(shared_of(next), slot_of(row_of(next)), position_of(row_of(next)), next % most);
+                    const std::size_t number = i % most, shared = shared_of(i), row = row_of(i), spans = spans_of(i);
                     const std::size_t head = row * layer_.heads + shared * share;
                     float* const to = partials + head * pitch + number * layer_.partial();
-                    loops_.attend(layer_, found_of(row), shared, slot_of(row), position_of(row), number, scratch(), to, pitch);
+                    if (apart && number + 1 == spans) append(row, shared);
+                    loops_.attend(layer_, found_of(row), shared, slot_of(row), position_of(row), number, ahead, scratch(), to, pitch);
                     if (std::atomic_ref(left[row * layer_.shared + shared]).fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
                     for (std::size_t own = head; own < head + share; ++own)
                         loops_.merge(layer_, partials + own * pitch, spans, out_.data() + own * layer_.width);
@@ -306,6 +353,8 @@ void bind_decoding(nb::module_& module) {
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false);
     nb::class_<Likeliest, octavo::Operation>(module, "Likeliest")
         .def(nb::init<Matrix, IntegersOut, bool>(), given("values"), given("out"), nb::arg("portable") = false);
+    module.def("draw", &draw, given("values"), nb::arg("rows"), nb::arg("temperatures"), nb::arg("uniforms"), nb::arg("threads"),
+               nb::arg("portable") = false);
     nb::class_<DenseProduct, octavo::Operation>(module, "DenseProduct")
         .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
              given("inputs"), given("out"), nb::arg("portable") = false);

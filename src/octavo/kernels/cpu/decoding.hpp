@@ -2,6 +2,7 @@
 // Each function is defined, bit for bit, by octavo/kernels/reference/decoding.py.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,6 +15,12 @@ constexpr std::size_t tile = 16;
 
 // Tokens that are attended to apart from the others, from a multiple of it on: a long text is shared by threads.
 constexpr std::size_t span = 64;
+
+// So many numbers from there on.
+struct Stretch {
+    const void* from = nullptr;
+    std::size_t count = 0;
+};
 
 // Attention of one layer, whose keys, float32 or bfloat16, lie as [slots][shared][tiles][width][tile] and values as
 // [slots][shared][tiles * tile][padded].
@@ -41,6 +48,16 @@ struct Attention {
     }
     std::size_t spans(std::size_t position) const { return position / span + 1 - first(position) / span; }
 
+    // The first token of a span, of which the first ones may be seen no more.
+    std::size_t start(std::size_t position, std::size_t number) const { return (first(position) / span + number) * span; }
+
+    // The keys of a span.
+    Stretch keys_of(std::size_t head, std::size_t slot, std::size_t position, std::size_t number) const {
+        const std::size_t begin = start(position, number) / tile, end = std::min(begin + span / tile, position / tile + 1);
+        const std::size_t at = ((slot * shared + head) * tiles + begin) * width * tile;
+        return {static_cast<const char*>(keys) + at * (narrow ? sizeof(std::uint16_t) : sizeof(float)), (end - begin) * width * tile};
+    }
+
     // Floats of what a span gives for one head: its mixed values, the largest score, and the sum of shares.
     std::size_t partial() const { return padded + tile; }
 };
@@ -61,14 +78,15 @@ struct DecodingLoops {
     void (*add_norm)(std::size_t rows, std::size_t width, float* residual, const float* delta, const float* weight,
                      float epsilon, float* out);
 
-    // One token's keys and values into the cache. `found` holds its queries, keys and values; `scratch` has as many
-    // floats as scratch_of says.
-    void (*append)(const Attention& layer, const float* found, std::size_t slot, std::size_t position, float* scratch);
+    // One token's key and value of one head into the cache. `found` holds its queries, keys and values; `scratch` has as
+    // many floats as scratch_of says.
+    void (*append)(const Attention& layer, const float* found, std::size_t shared, std::size_t slot, std::size_t position,
+                   float* scratch);
 
     // What one span gives for the heads that share keys and values, once the token's are in the cache; the partials of
-    // these heads lie `pitch` apart.
-    void (*attend)(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
-                   std::size_t position, std::size_t number, float* scratch, float* partials, std::size_t pitch);
+    // these heads lie `pitch` apart. `next` is what this thread reads then.
+    void (*attend)(const Attention& layer, const float* found, std::size_t shared, std::size_t slot, std::size_t position,
+                   std::size_t number, const Stretch& next, float* scratch, float* partials, std::size_t pitch);
 
     // The attention of one head from the partials of its spans.
     void (*merge)(const Attention& layer, const float* partials, std::size_t spans, float* out);
@@ -79,6 +97,9 @@ struct DecodingLoops {
     // The largest of some values, and its first place; NaN if one of them is.
     void (*find_largest)(const float* values, std::size_t count, float* largest, std::size_t* place);
 
+    // out = e^((values - largest) * factor), and 0 where that is below e^-87; returns the sum.
+    float (*shares)(const float* values, std::size_t count, float largest, float factor, float* out);
+
     // The outputs of some of the weight's rows, for `batch` inputs, each of which is summed by itself.
     void (*dense)(const Dense& product, std::size_t begin, std::size_t end, std::size_t batch);
 };
@@ -86,6 +107,10 @@ struct DecodingLoops {
 inline std::size_t scratch_of(const Attention& layer) {
     return layer.heads / layer.shared * (span + layer.padded) + layer.padded;
 }
+
+// The place that a number from 0 up to 1 falls on, places being as wide as e^(values / temperature); `count`, which is not
+// 0, where the largest value is no finite number.
+std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t count, float temperature, double uniform);
 
 // Those of an instruction set.
 const DecodingLoops& avx2_decoding();

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -22,6 +24,16 @@ def gate(found: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
 
 def likeliest(values: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
     return cpu.Operation(_made("Likeliest", values, out, portable))
+
+
+def draw(
+    values: Tensor,
+    rows: Sequence[int],
+    temperatures: Sequence[float],
+    uniforms: Sequence[float],
+    portable: bool = False,
+) -> list[int]:
+    return _called(cpu._extension().draw, values, rows, temperatures, uniforms, torch.get_num_threads(), portable)
 
 
 def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:
@@ -48,9 +60,13 @@ def attend(
 
 
 def _made(name: str, *arguments: Any) -> Any:
+    return _called(getattr(cpu._extension(), name), *arguments)
+
+
+def _called(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return getattr(cpu._extension(), name)(*arguments)
+        return function(*arguments)
     except (ValueError, TypeError) as error:
         raise FormatError(
-            f"{name}: {str(error).splitlines()[0]}", "pass contiguous float32 tensors of matching sizes"
+            f"{function.__name__}: {str(error).splitlines()[0]}", "pass contiguous float32 tensors of matching sizes"
         ) from None

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "decoding.hpp"
 #include "generic.hpp"
@@ -60,9 +61,10 @@ OCTAVO_INLINE float largest_of(const Vector& vector) {
     return largest;
 }
 
+constexpr float reach = 87.0f;
+
 // e^x of x between -87 and 87, and of these bounds beyond.
 OCTAVO_INLINE Vector exponential(Vector x) {
-    constexpr float reach = 87.0f;
     const Vector low = Vector{} - reach, high = Vector{} + reach;
     x = x < low ? low : x;
     x = x > high ? high : x;
@@ -127,17 +129,30 @@ OCTAVO_INLINE void keep(const float* values, std::size_t count, std::uint16_t* t
     generic::narrow_bfloat16(values, count, to);
 }
 
-// Processors fetch no further than to the end of a page by themselves.
-OCTAVO_INLINE void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
+// What is read next, of which a part is fetched at a time: processors fetch no further than to the end of a page by themselves.
+template <typename Stored>
+class Ahead {
+public:
+    Ahead(const void* from, std::size_t count) : from_(static_cast<const Stored*>(from)), count_(count) {}
+
+    // The line in which `index` lies, unless it is the index before that fetches it.
+    OCTAVO_INLINE void fetch(std::size_t index) const {
+        if (index * sizeof(Stored) % 64 == 0 && index < count_) __builtin_prefetch(from_ + index, 0, 2);
+    }
+
+private:
+    const Stored* from_;
+    std::size_t count_;
+};
 
 // Scores of `count` tiles that follow each other in memory, for `queries` queries, which lie `padded` apart.
 template <std::size_t queries, std::size_t count, typename Stored>
 OCTAVO_INLINE void score(const float* query, std::size_t padded, const Stored* keys, std::size_t width, float scale,
-                         float* scores) {
+                         float* scores, const Ahead<Stored>& ahead, std::size_t at) {
     Vector found[queries][count] = {};
     for (std::size_t i = 0; i < width; ++i)
         for (std::size_t j = 0; j < count; ++j) {
-            fetch(keys + ((count + j) * width + i) * tile);
+            ahead.fetch(at + (i * count + j) * tile);
             const Vector key = load(keys + (j * width + i) * tile);
             for (std::size_t q = 0; q < queries; ++q) found[q][j] += key * query[q * padded + i];
         }
@@ -148,11 +163,11 @@ OCTAVO_INLINE void score(const float* query, std::size_t padded, const Stored* k
 // Sums of share[t] * value[t] over `tokens`, of count * tile channels, for `queries` queries.
 template <std::size_t queries, std::size_t count, typename Stored>
 OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tokens, std::size_t padded, float* out,
-                       std::size_t pitch) {
+                       std::size_t pitch, const Ahead<Stored>& ahead) {
     Vector found[queries][count] = {};
     for (std::size_t t = 0; t < tokens; ++t)
         for (std::size_t j = 0; j < count; ++j) {
-            fetch(values + (t + tile) * padded + j * tile);
+            ahead.fetch((t * count + j) * tile);
             const Vector value = load(values + t * padded + j * tile);
             for (std::size_t q = 0; q < queries; ++q) found[q][j] += value * share[q * span + t];
         }
@@ -161,31 +176,28 @@ OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tok
 }
 
 template <typename Stored>
-OCTAVO_INLINE void append_to(const Attention& layer, const float* found, std::size_t slot, std::size_t position,
-                             float* scratch) {
-    const std::size_t width = layer.width, padded = layer.padded;
-    const std::size_t begin = (position / tile * width) * tile + position % tile;
-    for (std::size_t head = 0; head < layer.shared; ++head) {
-        const std::size_t place = slot * layer.shared + head;
-        Stored* const keys = static_cast<Stored*>(layer.keys) + place * layer.tiles * width * tile + begin;
-        Stored* const values = static_cast<Stored*>(layer.values) + (place * layer.tiles * tile + position) * padded;
-        turned(layer, found + (layer.heads + head) * width, layer.key_norm, position, scratch);
-        // Narrowed where the values go, which are written next.
-        for (std::size_t i = 0; i < width; i += tile) {
-            const std::size_t count = width - i < tile ? width - i : tile;
-            keep(scratch + i, count, values);
-            for (std::size_t j = 0; j < count; ++j) keys[(i + j) * tile] = values[j];
-        }
-        keep(found + (layer.heads + layer.shared + head) * width, width, values);
-        for (std::size_t i = width; i < padded; ++i) values[i] = 0;
+OCTAVO_INLINE void append_to(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
+                             std::size_t position, float* scratch) {
+    const std::size_t width = layer.width, padded = layer.padded, place = slot * layer.shared + shared;
+    Stored* const keys = static_cast<Stored*>(layer.keys) + (place * layer.tiles + position / tile) * width * tile + position % tile;
+    Stored* const values = static_cast<Stored*>(layer.values) + (place * layer.tiles * tile + position) * padded;
+    turned(layer, found + (layer.heads + shared) * width, layer.key_norm, position, scratch);
+    // Narrowed where the values go, which are written next.
+    for (std::size_t i = 0; i < width; i += tile) {
+        const std::size_t count = width - i < tile ? width - i : tile;
+        keep(scratch + i, count, values);
+        for (std::size_t j = 0; j < count; ++j) keys[(i + j) * tile] = values[j];
     }
+    keep(found + (layer.heads + layer.shared + shared) * width, width, values);
+    for (std::size_t i = width; i < padded; ++i) values[i] = 0;
 }
 
-void append(const Attention& layer, const float* found, std::size_t slot, std::size_t position, float* scratch) {
+void append(const Attention& layer, const float* found, std::size_t shared, std::size_t slot, std::size_t position,
+            float* scratch) {
     if (layer.narrow)
-        append_to<std::uint16_t>(layer, found, slot, position, scratch);
+        append_to<std::uint16_t>(layer, found, shared, slot, position, scratch);
     else
-        append_to<float>(layer, found, slot, position, scratch);
+        append_to<float>(layer, found, shared, slot, position, scratch);
 }
 
 // Tokens begin to end, within a span, of one slot's keys and values.
@@ -217,56 +229,60 @@ OCTAVO_INLINE void weigh(std::size_t begin, std::size_t end, float* scores, floa
 }
 
 template <std::size_t queries, typename Stored>
-OCTAVO_INLINE void attend_queries(const Attention& layer, const Seen<Stored>& seen, const float* query, float* scores,
-                                  float* partials, std::size_t pitch) {
+OCTAVO_INLINE void attend_queries(const Attention& layer, const Seen<Stored>& seen, const Ahead<Stored>& ahead, const float* query,
+                                  float* scores, float* partials, std::size_t pitch) {
     const std::size_t width = layer.width, padded = layer.padded, last = (seen.end + tile - 1) / tile;
     const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+    const Ahead<Stored> own(seen.values, seen.end * padded);
     std::size_t t = seen.begin / tile;
-    for (; t + 4 <= last; t += 4)
-        score<queries, 4>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
-    for (; t < last; ++t)
-        score<queries, 1>(query, padded, seen.keys + t * width * tile, width, scale, scores + t * tile);
+    const auto some = [&](auto count) OCTAVO_LAMBDA {
+        const std::size_t at = t * width * tile;
+        score<queries, count>(query, padded, seen.keys + at, width, scale, scores + t * tile, own, at);
+    };
+    for (; t + 4 <= last; t += 4) some(std::integral_constant<std::size_t, 4>());
+    for (; t < last; ++t) some(std::integral_constant<std::size_t, 1>());
     for (std::size_t q = 0; q < queries; ++q) weigh(seen.begin, seen.end, scores + q * span, partials + q * pitch + padded);
     const std::size_t tokens = seen.end - seen.begin;
     const Stored* const from = seen.values + seen.begin * padded;
     std::size_t channel = 0;
     for (; channel + 4 * tile <= padded; channel += 4 * tile)
-        mix<queries, 4>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+        mix<queries, 4>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch, ahead);
     for (; channel < padded; channel += tile)
-        mix<queries, 1>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch);
+        mix<queries, 1>(scores + seen.begin, from + channel, tokens, padded, partials + channel, pitch, ahead);
 }
 
 template <typename Stored>
 OCTAVO_INLINE void attend_to(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
-                             std::size_t position, std::size_t number, float* scratch, float* partials,
-                             std::size_t pitch) {
+                             std::size_t position, std::size_t number, const Stretch& next, float* scratch,
+                             float* partials, std::size_t pitch) {
     const std::size_t width = layer.width, padded = layer.padded, share = layer.heads / layer.shared;
-    const std::size_t place = slot * layer.shared + shared;
-    const std::size_t start = (layer.first(position) / span + number) * span;
+    const std::size_t place = slot * layer.shared + shared, start = layer.start(position, number);
     const std::size_t begin = layer.first(position) > start ? layer.first(position) - start : 0;
     const std::size_t end = position + 1 - start < span ? position + 1 - start : span;
     const Seen<Stored> seen{static_cast<const Stored*>(layer.keys) + (place * layer.tiles * tile + start) * width,
                             static_cast<const Stored*>(layer.values) + (place * layer.tiles * tile + start) * padded, begin, end};
+    const Ahead<Stored> ahead(next.from, next.count);
     float *query = scratch, *scores = scratch + share * padded;
     for (std::size_t q = 0; q < share; ++q)
         turned(layer, found + (shared * share + q) * width, layer.query_norm, position, query + q * padded);
     for (std::size_t q = 0; q < share;) {
         const std::size_t count = share - q < 4 ? share - q : 4;
         float* const to = partials + q * pitch;
-        if (count == 4) attend_queries<4>(layer, seen, query + q * padded, scores + q * span, to, pitch);
-        if (count == 3) attend_queries<3>(layer, seen, query + q * padded, scores + q * span, to, pitch);
-        if (count == 2) attend_queries<2>(layer, seen, query + q * padded, scores + q * span, to, pitch);
-        if (count == 1) attend_queries<1>(layer, seen, query + q * padded, scores + q * span, to, pitch);
+        if (count == 4) attend_queries<4>(layer, seen, ahead, query + q * padded, scores + q * span, to, pitch);
+        if (count == 3) attend_queries<3>(layer, seen, ahead, query + q * padded, scores + q * span, to, pitch);
+        if (count == 2) attend_queries<2>(layer, seen, ahead, query + q * padded, scores + q * span, to, pitch);
+        if (count == 1) attend_queries<1>(layer, seen, ahead, query + q * padded, scores + q * span, to, pitch);
         q += count;
     }
 }
 
 void attend(const Attention& layer, const float* found, std::size_t shared, std::size_t slot,
-            std::size_t position, std::size_t number, float* scratch, float* partials, std::size_t pitch) {
+            std::size_t position, std::size_t number, const Stretch& next, float* scratch, float* partials,
+            std::size_t pitch) {
     if (layer.narrow)
-        attend_to<std::uint16_t>(layer, found, shared, slot, position, number, scratch, partials, pitch);
+        attend_to<std::uint16_t>(layer, found, shared, slot, position, number, next, scratch, partials, pitch);
     else
-        attend_to<float>(layer, found, shared, slot, position, number, scratch, partials, pitch);
+        attend_to<float>(layer, found, shared, slot, position, number, next, scratch, partials, pitch);
 }
 
 void merge(const Attention& layer, const float* partials, std::size_t spans, float* out) {
@@ -365,7 +381,27 @@ void find_largest(const float* values, std::size_t count, float* largest, std::s
     *largest = found, *place = i;
 }
 
-constexpr DecodingLoops decoding_loops{add_norm, append, attend, merge, gate, find_largest, dense};
+OCTAVO_INLINE Vector share_of(Vector value, float largest, float factor) {
+    const Vector x = (value - largest) * factor, share = exponential(x);
+    return x < Vector{} - reach ? Vector{} : share;
+}
+
+float shares(const float* values, std::size_t count, float largest, float factor, float* out) {
+    Vector partial{};
+    std::size_t i = 0;
+    for (; i + tile <= count; i += tile) {
+        const Vector share = share_of(load(values + i), largest, factor);
+        store(out + i, share);
+        partial += share;
+    }
+    if (i < count) {
+        store_first(out + i, share_of(load_first(values + i, count - i), largest, factor), count - i);
+        partial += load_first(out + i, count - i);
+    }
+    return sum_of(partial);
+}
+
+constexpr DecodingLoops decoding_loops{add_norm, append, attend, merge, gate, find_largest, shares, dense};
 
 }  // namespace
 }  // namespace octavo

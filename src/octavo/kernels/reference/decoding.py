@@ -16,6 +16,9 @@ TILE = 16
 SPAN = 64
 """Tokens that are attended to apart from the others; spans begin at multiples of it."""
 
+BLOCK = 256
+"""Places that are summed before one of them is drawn."""
+
 REACH = 87.0
 MAGIC = 12582912.0
 """1.5 · 2²³: a float32 to which this is added and from which it is taken again is a whole number."""
@@ -81,6 +84,29 @@ def likeliest(values: Float32[Tensor, "*batch n"]) -> Int64[Tensor, "..."]:
     """The place of the largest value, the first of several; -1 where that is no finite number."""
     largest = values.max(-1)
     return torch.where(largest.values.isfinite(), largest.indices, -1)
+
+
+def drawn(values: Float32[Tensor, " n"], temperature: float, uniform: float) -> int:
+    """The place that a number from 0 up to 1 falls on, places being as wide as e^(value / temperature).
+
+    -1 where the largest value is no finite number. Blocks are summed first in float32, and their sums in double
+    precision, as the shares of one block are.
+    """
+    largest = values.max()
+    if not largest.isfinite():
+        return -1
+    least = torch.finfo(torch.float32).tiny
+    x = (values - largest) * (1.0 / torch.tensor(temperature, dtype=torch.float32).clamp_min(least))
+    shares = torch.where(x < -REACH, 0.0, exponential(x))
+    blocks = torch.nn.functional.pad(shares, (0, -len(values) % BLOCK)).view(-1, BLOCK)
+    ends = lane_sum(blocks)[:, 0].double().cumsum(0)
+    # Rounding may place a number that is nearly 1 beyond the last that has a share.
+    sought = torch.minimum(uniform * ends[-1], torch.nextafter(ends[-1], ends.new_zeros(())))
+    block = int(torch.searchsorted(ends, sought, right=True))
+    before = ends[block - 1 : block] if block else ends.new_zeros(1)
+    within = torch.cat([before, blocks[block].double()]).cumsum(0)[1:]
+    beyond = (within > sought).nonzero()
+    return BLOCK * block + int(beyond[0] if len(beyond) else blocks[block].nonzero()[-1])
 
 
 def attend(

@@ -145,9 +145,12 @@ public:
                taken.factors == other->taken.factors && tiles_arrange_like(tiles_, other->tiles_);
     }
 
-    void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const override {
-        if (order != Order::tiles) return Part::arrange_group(plain, vectors, room, order, out);
-        tiles_arrange(tiles_, plain, pitch(Order::plain), vectors, room, out);
+    std::size_t pieces(Order order) const override { return order == Order::tiles ? tiles_.loads() : 1; }
+
+    void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, std::size_t begin, std::size_t end,
+                       float* out) const override {
+        if (order != Order::tiles) return Part::arrange_group(plain, vectors, room, order, begin, end, out);
+        tiles_arrange(tiles_, plain, pitch(Order::plain), vectors, room, begin, end, out);
     }
 
     void add(const Task& task) const override {

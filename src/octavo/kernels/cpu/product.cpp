@@ -64,7 +64,8 @@ Order Part::order(Kind, Arithmetic) const { return Order::plain; }
 
 std::size_t Part::pitch(Order) const { return rounded_up(taken.count, 16); }
 
-void Part::arrange_group(const float* plain, std::size_t vectors, std::size_t, Order order, float* out) const {
+void Part::arrange_group(const float* plain, std::size_t vectors, std::size_t, Order order, std::size_t, std::size_t,
+                         float* out) const {
     for (std::size_t v = 0; v < vectors; ++v) arrange(plain + v * pitch(Order::plain), order, out + v * pitch(order));
 }
 
@@ -150,24 +151,26 @@ Multiplication::Multiplication(std::vector<Factor> matrices, Kind kind, std::siz
 }
 
 void Multiplication::arrange(const Inputs& inputs, std::size_t threads, float* memory) const {
-    const std::size_t room = room_for(batch_), groups = (batch_ + room - 1) / room;
+    const std::size_t room = room_for(batch_), groups = (batch_ + room - 1) / room, shares = groups < threads ? threads : 1;
     // Arranging an input takes as long as some multiplications.
-    in_team_ranges(groups, 1, 8 * room * taken_, threads, [&](std::size_t first, std::size_t last) {
+    in_team_ranges(groups * shares, 1, 8 * room * taken_ / shares, threads, [&](std::size_t first, std::size_t last) {
         static thread_local std::vector<float> kept;
         float* const plain = memory_of(kept, room * widest_);
-        for (std::size_t group = first; group < last; ++group)
+        for (std::size_t i = first; i < last; ++i)
             for (const Staged& each : staged_) {
-                if (each.arranged) continue;
+                const std::size_t group = i / shares, share = i % shares, pieces = each.part->pieces(each.order);
+                const std::size_t piece = share * pieces / shares, end = (share + 1) * pieces / shares;
+                if (each.arranged || piece == end) continue;
                 const std::size_t begin = group * room, count = std::min(room, batch_ - begin);
                 const std::size_t pitch = each.part->pitch(Order::plain);
                 const Taken& taken = each.part->taken;
                 float* const to = memory + each.inputs + begin * each.pitch;
-                if (inputs.kind == Kind::float32 && taken.columns == nullptr && taken.factors == nullptr && inputs.cols == pitch) {
-                    each.part->arrange_group(static_cast<const float*>(inputs.data) + begin * pitch, count, room, each.order, to);
-                    continue;
-                }
-                for (std::size_t v = 0; v < count; ++v) take(inputs, begin + v, taken, pitch, plain + v * pitch);
-                each.part->arrange_group(plain, count, room, each.order, to);
+                const float* from = plain;
+                if (inputs.kind == Kind::float32 && taken.columns == nullptr && taken.factors == nullptr && inputs.cols == pitch)
+                    from = static_cast<const float*>(inputs.data) + begin * pitch;
+                else
+                    for (std::size_t v = 0; v < count; ++v) take(inputs, begin + v, taken, pitch, plain + v * pitch);
+                each.part->arrange_group(from, count, room, each.order, piece, end, to);
             }
     });
 }

@@ -98,9 +98,13 @@ public:
     // Floats that the inputs of one vector take, a multiple of 16.
     virtual std::size_t pitch(Order order) const;
 
-    // Vectors of inputs in that order, at most `room`, which is that for the batch; `plain` ones lie `pitch(Order::plain)`
-    // apart and are zero beyond what is taken. The default arranges one by one.
-    virtual void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, float* out) const;
+    // Pieces of its inputs, one column beside the other, that are arranged apart.
+    virtual std::size_t pieces(Order) const { return 1; }
+
+    // Some pieces of vectors of inputs in that order, at most `room`, which is that for the batch; `plain` ones lie
+    // `pitch(Order::plain)` apart and are zero beyond what is taken. The default arranges one by one.
+    virtual void arrange_group(const float* plain, std::size_t vectors, std::size_t room, Order order, std::size_t begin,
+                               std::size_t end, float* out) const;
 
     // Whether inputs in that order lie as they do for another part, so that both can have the same.
     virtual bool arranges_like(const Part& part, Order order) const;

@@ -58,10 +58,10 @@ std::size_t tiles_pitch(const TileCodes& codes);
 // Whether inputs are laid out for both alike.
 bool tiles_arrange_like(const TileCodes& codes, const TileCodes& others);
 
-// Vectors of inputs, at most `room`, which is 1 or vectors_in_tile, rounded and laid out as tiles. `plain` vectors lie
-// `pitch` apart and are zero from codes.count up to whole loads.
-void tiles_arrange(const TileCodes& codes, const float* plain, std::size_t pitch, std::size_t vectors,
-                   std::size_t room, float* out);
+// Some loads of vectors of inputs, at most `room`, which is 1 or vectors_in_tile, rounded and laid out as tiles. `plain`
+// vectors lie `pitch` apart and are zero from codes.count up to whole loads.
+void tiles_arrange(const TileCodes& codes, const float* plain, std::size_t pitch, std::size_t vectors, std::size_t room,
+                   std::size_t begin, std::size_t end, float* out);
 
 // Adds to the outputs of a task; a value is so many units.
 void tiles_add(const TileCodes& codes, float unit, const Task& task);

@@ -221,10 +221,11 @@ OCTAVO_TILES OCTAVO_INLINE void decode(const Decoder<width, slice>& decoder, con
             _mm256_store_si256(reinterpret_cast<__m256i*>(to + rows_in_tile * slice), _mm512_extracti64x4_epi64(found, 1));
         }
     };
+    // Loads to fetch, as many as there are, spread over the rows.
+    std::size_t fetched = 0, due = 0;
     for (std::size_t row = 0; row < at.height; ++row) {
         const std::uint8_t* const from = codes.codes + (at.row + row) * codes.row_bytes + at.load * each;
-        for (std::size_t load = row * at.count / at.height; load < (row + 1) * at.count / at.height; ++load)
-            fetch<width, slice>(codes, at.row, at.load + load);
+        for (due += at.count; due >= at.height; due -= at.height) fetch<width, slice>(codes, at.row, at.load + fetched++);
         for (std::size_t load = 0; load < span.whole; ++load)
             put(load, row, decoder(from + load * each, Decoder<width, slice>::all));
         if (span.whole < at.count) put(span.whole, row, decoder(from + span.whole * each, span.rest));
@@ -247,18 +248,19 @@ alignas(64) constexpr Permutation place_of = [] {
     return found;
 }();
 
+template <bool narrow>
 OCTAVO_TILES OCTAVO_INLINE __m512 loaded_scales(const Factors& scales, std::size_t start, __mmask16 present) {
-    if (!scales.narrow) return _mm512_maskz_loadu_ps(present, static_cast<const float*>(scales.data) + start);
+    if constexpr (!narrow) return _mm512_maskz_loadu_ps(present, static_cast<const float*>(scales.data) + start);
     const auto* const from = static_cast<const std::uint16_t*>(scales.data) + start;
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(present, from)), 16));
 }
 
 // The scales of a strip, slice by slice; with `summed`, in the order that it leaves rows in.
-template <bool summed>
-OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
+template <bool summed, bool narrow>
+OCTAVO_TILES OCTAVO_INLINE void spread_stored(const TileCodes& codes, const Place& at, float* out) {
     const Factors& scales = codes.scales;
     if (!scales.shared && at.load == 0) {
-        const std::size_t pitch = scales.blocks * (scales.narrow ? 2 : 4), strip = rows_in_tile * pitch;
+        const std::size_t pitch = scales.blocks * (narrow ? 2 : 4), strip = rows_in_tile * pitch;
         const std::size_t ahead = std::max<std::size_t>(1, fetched_ahead / (rows_in_tile * codes.row_bytes)) * strip;
         const auto* const from = static_cast<const char*>(scales.data) + at.row * pitch + ahead;
         for (std::size_t byte = 0; byte < strip; byte += 64) _mm_prefetch(from + byte, _MM_HINT_T1);
@@ -266,7 +268,7 @@ OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Plac
     const std::size_t in_load = codes_in_load / codes.slice, begin = at.load * in_load, end = (at.load + at.count) * in_load;
     if (scales.blocks == 1) {
         const auto present = static_cast<__mmask16>(scales.shared ? 1 : 0xFFFFu >> (rows_in_tile - at.height));
-        __m512 found = loaded_scales(scales, scales.shared ? 0 : at.row, present);
+        __m512 found = loaded_scales<narrow>(scales, scales.shared ? 0 : at.row, present);
         if (scales.shared) found = _mm512_broadcastss_ps(_mm512_castps512_ps128(found));
         if (summed) found = _mm512_permutexvar_ps(_mm512_load_si512(row_of.data()), found);
         for (std::size_t slice = begin; slice < end; ++slice, out += rows_in_tile) _mm512_store_ps(out, found);
@@ -281,11 +283,16 @@ OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Plac
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
             const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
             const std::size_t start = own * scales.blocks + blocks.first;
-            rows[row] = _mm512_permutexvar_ps(places, loaded_scales(scales, start, present));
+            rows[row] = _mm512_permutexvar_ps(places, loaded_scales<narrow>(scales, start, present));
         }
         transpose(rows);
         for (std::size_t i = 0; i < 16; ++i) _mm512_store_ps(out + i * rows_in_tile, rows[i]);
     }
+}
+
+template <bool summed>
+OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Place& at, float* out) {
+    codes.scales.narrow ? spread_stored<summed, true>(codes, at, out) : spread_stored<summed, false>(codes, at, out);
 }
 
 OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, std::size_t count, __m512 found) {
@@ -507,9 +514,10 @@ bool tiles_arrange_like(const TileCodes& codes, const TileCodes& others) {
     return alike && codes.slice == others.slice && codes.count == others.count;
 }
 
-OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std::size_t pitch,
-                                std::size_t vectors, std::size_t room, float* out) {
-    const std::size_t slices = codes.slices(), slice = codes.slice, count = slices * slice;
+OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std::size_t pitch, std::size_t vectors,
+                                std::size_t room, std::size_t begin, std::size_t end, float* out) {
+    const std::size_t slice = codes.slice, in_load = codes_in_load / slice, first = begin * in_load, slices = (end - begin) * in_load;
+    const std::size_t count = slices * slice;
     static thread_local std::vector<std::int8_t> bytes;
     static thread_local std::vector<float> scales;
     bytes.resize(std::max(bytes.size(), room * count));
@@ -519,16 +527,17 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
     std::fill(scales.begin() + static_cast<std::ptrdiff_t>(vectors * slices),
               scales.begin() + static_cast<std::ptrdiff_t>(room * slices), 0.0f);
     for (std::size_t v = 0; v < vectors; ++v)
-        bytes_narrow(plain + v * pitch, count, slice, 1.0f, bytes.data() + v * count, scales.data() + v * slices);
+        bytes_narrow(plain + v * pitch + first * slice, count, slice, 1.0f, bytes.data() + v * count, scales.data() + v * slices);
     const __m512i order = _mm512_load_si512(codes.order);
-    for (std::size_t begin = 0; begin < count; begin += 64) {
+    float* const tiles = out + first * slice / 4 * room;
+    for (std::size_t at = 0; at < count; at += 64) {
         __m512 found[vectors_in_tile];
         for (std::size_t v = 0; v < room; ++v)
-            found[v] = _mm512_castsi512_ps(_mm512_permutexvar_epi8(order, _mm512_loadu_si512(bytes.data() + v * count + begin)));
+            found[v] = _mm512_castsi512_ps(_mm512_permutexvar_epi8(order, _mm512_loadu_si512(bytes.data() + v * count + at)));
         if (room > 1) transpose(found);
-        for (std::size_t v = 0; v < room; ++v) _mm512_store_ps(out + begin / 4 * room + 16 * v, found[v]);
+        for (std::size_t v = 0; v < room; ++v) _mm512_store_ps(tiles + at / 4 * room + 16 * v, found[v]);
     }
-    float* const numbers = out + count / 4 * room;
+    float* const numbers = out + codes.slices() * slice / 4 * room + first * room;
     for (std::size_t s = 0; s < slices; ++s)
         for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
     if (room > 1) return;
@@ -538,7 +547,7 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
         const auto present = slice == 64 ? ~__mmask64{0} : __mmask64{0xFFFFFFFF};
         const __m512i each = _mm512_maskz_loadu_epi8(present, bytes.data() + s * slice);
         const std::int32_t sum = -middle * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, each));
-        std::memcpy(numbers + padded(slices) + s, &sum, sizeof sum);
+        std::memcpy(numbers + padded(codes.slices()) + s, &sum, sizeof sum);
     }
 }
 

@@ -325,7 +325,7 @@ class Attend final : public octavo::Operation {
                         loops_.merge(layer_, partials + own * pitch, spans, out_.data() + own * layer_.width);
                 }
             },
-            8);
+            true);
     }
 
   private:

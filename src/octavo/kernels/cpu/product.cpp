@@ -11,7 +11,11 @@
 namespace octavo {
 namespace {
 
-constexpr std::size_t largest_tile = 8192;
+// Units of rows that are multiplied at a time.
+constexpr std::size_t largest_tile = 8192 / tile_unit;
+
+// No fewer, so that what each time costs does not show.
+constexpr std::size_t smallest_tile = 2;
 
 // Rows of sums, a line of the cache each, that a tile of one vector has at most.
 constexpr std::size_t most_sums = 256;
@@ -43,14 +47,6 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
     constexpr std::size_t line = 64;
     if (kept.size() < count + line / sizeof(float)) kept.resize(count + line / sizeof(float));
     return kept.data() + (line - reinterpret_cast<std::uintptr_t>(kept.data()) % line) % line / sizeof(float);
-}
-
-// Rows of a tile. Codes lie row by row: two tiles a thread, so that one that is held up does less, and sums of lanes
-// that stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are looked up.
-std::size_t tile_height(std::size_t rows, std::size_t batch, std::size_t threads, bool lanes, bool by_rows) {
-    const std::size_t most = lanes ? std::max(2 * tile_unit, most_sums / batch / tile_unit * tile_unit) : largest_tile;
-    const std::size_t tiles = threads == 1 ? 1 : lanes || by_rows ? 2 * threads : threads;
-    return std::min(most, rounded_up((rows + tiles - 1) / tiles, tile_unit));
 }
 
 }  // namespace
@@ -181,21 +177,26 @@ void Multiplication::run(const Inputs& inputs, std::size_t threads) const {
     for (const Staged& each : staged_) each.part->prepare(each.order, memory + each.prepared);
     arrange(inputs, threads, memory);
 
-    const std::size_t useful = std::clamp<std::size_t>(work_ / least_for_a_thread, 1, threads);
-    const std::size_t height = tile_height(rows_, batch_, useful, lanes_, by_rows_);
-    const auto tiles_of = [&](const Factor& matrix) { return (matrix.rows + height - 1) / height; };
-    std::size_t tiles = 0;
-    for (const Factor& matrix : matrices_) tiles += tiles_of(matrix);
-    const std::size_t team = std::min(useful, tiles);
-    Stretches stretches(tiles, team);
+    const auto units_of = [](const Factor& matrix) { return (matrix.rows + tile_unit - 1) / tile_unit; };
+    std::size_t units = 0;
+    for (const Factor& matrix : matrices_) units += units_of(matrix);
+    const std::size_t team = std::min(std::clamp<std::size_t>(work_ / least_for_a_thread, 1, threads), units);
+    // Sums of lanes stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are
+    // looked up. Codes lie row by row.
+    const std::size_t most = lanes_ ? std::max<std::size_t>(2, most_sums / batch_ / tile_unit) : largest_tile;
+    const bool shared = team > 1 && (lanes_ || by_rows_);
+    Stretches stretches(units, team, shared ? smallest_tile : (units + team - 1) / team, most);
     in_team(team, [&] {
         static thread_local std::vector<float> kept_sums;
+        const std::size_t height = std::min(most, (units + team - 1) / team) * tile_unit;
         float* const sums = lanes_ ? memory_of(kept_sums, batch_ * height * lanes_in_chunk) : nullptr;
-        stretches.work([&](std::size_t tile) {
-            std::size_t number = 0, own = tile;
-            for (; own >= tiles_of(matrices_[number]); ++number) own -= tiles_of(matrices_[number]);
-            const std::size_t begin = own * height, count = std::min(height, matrices_[number].rows - begin);
-            multiply_tile(number, begin, begin + count, memory, sums);
+        stretches.work([&](std::size_t begin, std::size_t end) {
+            for (std::size_t number = 0, first = 0; number < matrices_.size(); first += units_of(matrices_[number++])) {
+                const std::size_t from = std::max(begin, first), to = std::min(end, first + units_of(matrices_[number]));
+                if (from < to)
+                    multiply_tile(number, (from - first) * tile_unit, std::min(matrices_[number].rows, (to - first) * tile_unit),
+                                  memory, sums);
+            }
         });
     });
 }

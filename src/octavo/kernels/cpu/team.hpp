@@ -31,32 +31,39 @@ void in_team(std::size_t threads, const Work& work) {
             const_cast<void*>(static_cast<const void*>(std::addressof(work))));
 }
 
-// Tiles for a team of at most `members`. Each begins with a stretch of its own, so that it reads on where it was, and helps
-// the others when it is through. The members of a very large team share them.
+// Pieces of work for a team of at most `members`. Each begins with a stretch of its own, so that it reads on where it was, and
+// helps the others when it is through. Of a stretch they take half of what is left, at least `least` pieces and at most `most`:
+// few turns, the last of which are short, so that nobody waits long for the others. The members of a very large team share
+// stretches.
 class Stretches {
 public:
-    Stretches(std::size_t tiles, std::size_t members) : tiles_(tiles), count_(std::min(members, most)) {}
+    Stretches(std::size_t pieces, std::size_t members, std::size_t least, std::size_t most)
+        : pieces_(pieces), count_(std::min(members, largest)), least_(least), most_(most) {}
 
+    // Calls work(begin, end) on ranges that cover all pieces together.
     template <typename Work>
-    void work(const Work& on_tile) {
+    void work(const Work& on_range) {
         const std::size_t own = arrived_++;
         for (std::size_t i = 0; i < count_; ++i) {
-            const std::size_t stretch = (own + i) % count_, begin = stretch * tiles_ / count_;
-            const std::size_t count = (stretch + 1) * tiles_ / count_ - begin;
-            while (taken_[stretch].tiles < count) {
-                const std::size_t tile = taken_[stretch].tiles++;
-                if (tile < count) on_tile(begin + tile);
+            const std::size_t stretch = (own + i) % count_, end = (stretch + 1) * pieces_ / count_;
+            const std::size_t begin = stretch * pieces_ / count_;
+            std::atomic<std::size_t>& taken = taken_[stretch].pieces;
+            for (std::size_t from = taken; from < end - begin;) {
+                const std::size_t left = end - begin - from, count = std::min({std::max(least_, (left + 1) / 2), most_, left});
+                if (!taken.compare_exchange_weak(from, from + count)) continue;
+                on_range(begin + from, begin + from + count);
+                from = taken;
             }
         }
     }
 
 private:
     struct alignas(64) Taken {
-        std::atomic<std::size_t> tiles = 0;
+        std::atomic<std::size_t> pieces = 0;
     };
-    static constexpr std::size_t most = 16;
-    const std::size_t tiles_, count_;
-    Taken taken_[most];
+    static constexpr std::size_t largest = 16;
+    const std::size_t pieces_, count_, least_, most_;
+    Taken taken_[largest];
     std::atomic<std::size_t> arrived_ = 0;
 };
 
@@ -68,19 +75,16 @@ inline std::size_t members_for(std::size_t pieces, std::size_t multiplications, 
     return std::min(threads, std::max<std::size_t>(1, std::min(pieces, multiplications / least_for_a_thread)));
 }
 
-// Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`, `ranges` for each thread;
-// `weight` is the number of multiplications of one of them.
+// Calls work(begin, end) on ranges that cover [0, count) and begin at multiples of `unit`, one for each thread, or with
+// `uneven` work as many as that asks for; `weight` is the number of multiplications of one of them.
 template <typename Work>
 void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std::size_t threads, const Work& work,
-                    std::size_t ranges = 1) {
+                    bool uneven = false) {
     const std::size_t units = (count + unit - 1) / unit;
     const std::size_t team = std::max<std::size_t>(1, members_for(units, count * weight, threads));
-    const std::size_t pieces = team == 1 ? 1 : team * ranges;
-    const std::size_t share = (units + pieces - 1) / pieces * unit;
-    std::atomic<std::size_t> next = 0;
+    Stretches stretches(units, team, uneven && team > 1 ? 1 : (units + team - 1) / team, units);
     in_team(team, [&] {
-        for (std::size_t begin = next++ * share; begin < count; begin = next++ * share)
-            work(begin, std::min(count, begin + share));
+        stretches.work([&](std::size_t begin, std::size_t end) { work(begin * unit, std::min(count, end * unit)); });
     });
 }
 

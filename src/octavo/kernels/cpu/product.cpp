@@ -186,11 +186,11 @@ void Multiplication::run(const Inputs& inputs, std::size_t threads) const {
     const std::size_t most = lanes_ ? std::max<std::size_t>(2, most_sums / batch_ / tile_unit) : largest_tile;
     const bool shared = team > 1 && (lanes_ || by_rows_);
     Stretches stretches(units, team, shared ? smallest_tile : (units + team - 1) / team, most);
-    in_team(team, [&] {
+    in_team(team, [&](std::size_t member) {
         static thread_local std::vector<float> kept_sums;
         const std::size_t height = std::min(most, (units + team - 1) / team) * tile_unit;
         float* const sums = lanes_ ? memory_of(kept_sums, batch_ * height * lanes_in_chunk) : nullptr;
-        stretches.work([&](std::size_t begin, std::size_t end) {
+        stretches.work(member, [&](std::size_t begin, std::size_t end) {
             for (std::size_t number = 0, first = 0; number < matrices_.size(); first += units_of(matrices_[number++])) {
                 const std::size_t from = std::max(begin, first), to = std::min(end, first + units_of(matrices_[number]));
                 if (from < to)

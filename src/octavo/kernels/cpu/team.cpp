@@ -11,6 +11,8 @@
 namespace octavo {
 namespace {
 
+using Work = void (*)(void*, std::size_t);
+
 // The entry point that compiled OpenMP regions call. GNU's runtime has it, and LLVM's and Intel's for its sake.
 using Region = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
@@ -34,15 +36,15 @@ void pause() {
 // until every member has had its turn on a processor.
 class Helpers {
 public:
-    void run(std::size_t count, void (*work)(void*), void* argument) {
+    void run(std::size_t count, Work work, void* argument) {
         // Of two callers at a time one works alone.
-        if (taken_.exchange(true, std::memory_order_acquire)) return work(argument);
+        if (taken_.exchange(true, std::memory_order_acquire)) return work(argument, 0);
         for (; made_ < count; ++made_) std::thread([this] { help(); }).detach();
         work_ = work, argument_ = argument;
         const std::uint64_t number = (state_.load(std::memory_order_relaxed) >> number_at) + 1;
         state_.store(number << number_at | open | std::uint64_t{count} << most_at);
         if (asleep_.load() != 0) state_.notify_all();
-        work(argument);
+        work(argument, 0);
         state_.fetch_and(~open, std::memory_order_acq_rel);
         for (std::size_t turn = 0; (state_.load(std::memory_order_acquire) & inside) != 0; ++turn)
             turn < patience ? pause() : std::this_thread::yield();
@@ -65,7 +67,7 @@ private:
             seen = now >> number_at;
             while (now >> number_at == seen && (now & open) != 0 && (now & inside) < (now >> most_at & most)) {
                 if (!state_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) continue;
-                work_(argument_);
+                work_(argument_, (now & inside) + 1);
                 state_.fetch_sub(1, std::memory_order_acq_rel);
                 break;
             }
@@ -87,7 +89,7 @@ private:
     std::size_t made_ = 0;
     // One line of the cache, which helpers wait for and find all in.
     alignas(64) std::atomic<std::uint64_t> state_ = 0;
-    void (*work_)(void*) = nullptr;
+    Work work_ = nullptr;
     void* argument_ = nullptr;
     alignas(64) std::atomic<std::size_t> asleep_ = 0;
 };
@@ -105,12 +107,21 @@ thread_local bool own_team = false;
 OwnTeam::OwnTeam() : before_(own_team) { own_team = true; }
 OwnTeam::~OwnTeam() { own_team = before_; }
 
-void in_team(std::size_t threads, void (*work)(void*), void* argument) {
+void in_team(std::size_t threads, Work work, void* argument) {
     if (own_team) return helpers().run(threads - 1, work, argument);
-    if (const Region region = torch_region()) return region(work, argument, static_cast<unsigned>(threads), 0);
+    struct Call {
+        Work work;
+        void* argument;
+        std::atomic<std::size_t> arrived = 0;
+    } call{work, argument};
+    const auto come = [](void* given) {
+        Call& own = *static_cast<Call*>(given);
+        own.work(own.argument, own.arrived++);
+    };
+    if (const Region region = torch_region()) return region(come, &call, static_cast<unsigned>(threads), 0);
     std::vector<std::jthread> others;
-    for (std::size_t other = 1; other < threads; ++other) others.emplace_back(work, argument);
-    work(argument);
+    for (std::size_t other = 1; other < threads; ++other) others.emplace_back(come, &call);
+    come(&call);
 }
 
 }  // namespace octavo

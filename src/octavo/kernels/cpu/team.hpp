@@ -20,14 +20,14 @@ private:
     const bool before_;
 };
 
-// Calls work(argument) on up to `threads` threads at once, the caller being one of them, and waits for all. `work`
-// must take its share of the work from somewhere, and must not throw.
-void in_team(std::size_t threads, void (*work)(void*), void* argument);
+// Calls work(argument, member) on up to `threads` threads at once, the caller being one of them, and waits for all. Members
+// are numbered as they come. `work` must take its share of the work from somewhere, and must not throw.
+void in_team(std::size_t threads, void (*work)(void*, std::size_t), void* argument);
 
 template <typename Work>
 void in_team(std::size_t threads, const Work& work) {
-    if (threads <= 1) return work();
-    in_team(threads, [](void* argument) { (*static_cast<const Work*>(argument))(); },
+    if (threads <= 1) return work(0);
+    in_team(threads, [](void* argument, std::size_t member) { (*static_cast<const Work*>(argument))(member); },
             const_cast<void*>(static_cast<const void*>(std::addressof(work))));
 }
 
@@ -42,10 +42,9 @@ public:
 
     // Calls work(begin, end) on ranges that cover all pieces together.
     template <typename Work>
-    void work(const Work& on_range) {
-        const std::size_t own = arrived_++;
+    void work(std::size_t member, const Work& on_range) {
         for (std::size_t i = 0; i < count_; ++i) {
-            const std::size_t stretch = (own + i) % count_, end = (stretch + 1) * pieces_ / count_;
+            const std::size_t stretch = (member + i) % count_, end = (stretch + 1) * pieces_ / count_;
             const std::size_t begin = stretch * pieces_ / count_;
             std::atomic<std::size_t>& taken = taken_[stretch].pieces;
             for (std::size_t from = taken; from < end - begin;) {
@@ -64,7 +63,6 @@ private:
     static constexpr std::size_t largest = 16;
     const std::size_t pieces_, count_, least_, most_;
     Taken taken_[largest];
-    std::atomic<std::size_t> arrived_ = 0;
 };
 
 // A team is called for no fewer multiplications a thread than this.
@@ -83,8 +81,8 @@ void in_team_ranges(std::size_t count, std::size_t unit, std::size_t weight, std
     const std::size_t units = (count + unit - 1) / unit;
     const std::size_t team = std::max<std::size_t>(1, members_for(units, count * weight, threads));
     Stretches stretches(units, team, uneven && team > 1 ? 1 : (units + team - 1) / team, units);
-    in_team(team, [&] {
-        stretches.work([&](std::size_t begin, std::size_t end) { work(begin * unit, std::min(count, end * unit)); });
+    in_team(team, [&](std::size_t member) {
+        stretches.work(member, [&](std::size_t begin, std::size_t end) { work(begin * unit, std::min(count, end * unit)); });
     });
 }
 

@@ -46,8 +46,7 @@ public:
         if (asleep_.load() != 0) state_.notify_all();
         work(argument, 0);
         state_.fetch_and(~open, std::memory_order_acq_rel);
-        for (std::size_t turn = 0; (state_.load(std::memory_order_acquire) & inside) != 0; ++turn)
-            turn < patience ? pause() : std::this_thread::yield();
+        await_others();
         taken_.store(false, std::memory_order_release);
     }
 
@@ -59,7 +58,7 @@ private:
 
     // Looks at the state, some tens of nanoseconds each, before a thread gives up its processor to others that want it, and
     // of those, before it sleeps: waking takes as long as some of a step's products.
-    static constexpr std::size_t patience = 2000;
+    static constexpr std::size_t patience = 500;
 
     void help() {
         for (std::uint64_t seen = 0;;) {
@@ -68,10 +67,20 @@ private:
             while (now >> number_at == seen && (now & open) != 0 && (now & inside) < (now >> most_at & most)) {
                 if (!state_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) continue;
                 work_(argument_, (now & inside) + 1);
-                state_.fetch_sub(1, std::memory_order_acq_rel);
+                state_.fetch_sub(1);
+                if (caller_asleep_.load()) state_.notify_all();
                 break;
             }
         }
+    }
+
+    // Until all have left. One that has lost its processor to others may get that of the caller, once that sleeps.
+    void await_others() {
+        for (std::size_t turn = 0; turn < patience; ++turn, pause())
+            if ((state_.load(std::memory_order_acquire) & inside) == 0) return;
+        caller_asleep_ = true;
+        for (std::uint64_t now; ((now = state_.load()) & inside) != 0;) state_.wait(now);
+        caller_asleep_ = false;
     }
 
     // The state of a call other than the one that was seen last.
@@ -92,6 +101,7 @@ private:
     Work work_ = nullptr;
     void* argument_ = nullptr;
     alignas(64) std::atomic<std::size_t> asleep_ = 0;
+    std::atomic<bool> caller_asleep_ = false;
 };
 
 // Never destroyed, since its threads outlive everything.

@@ -73,6 +73,19 @@ struct Problem {
     std::size_t rows, columns;
 };
 
+// Gates of both halves of products that are known.
+void check_gates(const Problem& problem, const octavo::Inputs& inputs, std::size_t threads, octavo::Arithmetic arithmetic,
+                 const float* products) {
+    const std::size_t half = problem.rows / 2;
+    float* const found = guarded<float>(inputs.batch * half);
+    octavo::multiply({{problem.parts, problem.rows, {nullptr, problem.rows, nullptr}}}, inputs, threads, arithmetic, found);
+    for (std::size_t i = 0; i < inputs.batch * half; ++i) {
+        const float *own = products + i / half * problem.rows + i % half, x = own[0], up = own[half];
+        const float expected = x / (1 + std::exp(-x)) * up;
+        if (!(std::fabs(found[i] - expected) <= 1e-3f * (10 + std::fabs(expected) + std::fabs(up)))) fail("a gate", found[i], expected);
+    }
+}
+
 // Products of both kinds of inputs, alone and in a team, are those of the portable loops, and of rows as they are read;
 // in bytes, they are near them.
 void check(const Problem& problem, std::size_t batch) {
@@ -106,6 +119,7 @@ void check(const Problem& problem, std::size_t batch) {
                 octavo::multiply({{problem.parts, problem.rows, {fast, problem.rows, nullptr}}}, inputs, threads, arithmetic);
                 for (std::size_t i = 0; i < results; ++i)
                     if (!(std::fabs(plain[i] - fast[i]) <= 1e-4f * (10 + std::fabs(plain[i])))) fail("an output", fast[i], plain[i]);
+                if (problem.rows % (2 * octavo::tile_unit) == 0) check_gates(problem, inputs, threads, arithmetic, plain);
             }
     }
 }
@@ -202,6 +216,7 @@ int main() {
         codes(levels, 130, 64, std::size_t{1} << 62, 3);
         codes(levels, 21, 1100, 96, 18);
         codes(levels, 7, 96, 32, 1);
+        codes(levels, 96, 64, 32, 3);
     }
     for (std::uint32_t bits = 1; bits <= 6; ++bits) {
         shift(bits, 67, 9, 4, 1);

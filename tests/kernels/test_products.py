@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from octavo.base.errors import FormatError
 from octavo.formats.elements.trellis import Trellis
 from octavo.kernels import cpu, reference
 from octavo.kernels import product as parts
+from octavo.kernels.cpu import decoding as native
 
 LEVELS = [2, 3, 4, 8, 11, 16, 17, 32, 64, 100, 128, 256]
 SHAPES = [(67, 72, 64), (5, 200, 1000), (3, 77, 7), (33, 64, 2**62)]
@@ -151,6 +153,44 @@ def test_products_between_buffers(generator: torch.Generator) -> None:
         run(6)
     with pytest.raises(ValueError, match="the output does not fit"):
         parts.between(products[:1], inputs, outputs, None, "exact")
+
+
+@needs_cpp
+@pytest.mark.parametrize("arithmetic", ["exact", "int8", "avx2", "portable"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("halves", "levels"), [((32,), 16), ((16, 16), 2), ((1600,), 4), ((816, 816), 8), ((2720,), 16)]
+)
+def test_gates_are_those_of_the_products(
+    halves: tuple[int, ...], levels: int, bias: bool, arithmetic: Any, generator: torch.Generator
+) -> None:
+    matrices = [one_part(levels, rows, 64, 32, generator) for rows in halves]
+    products = [parts.Product(rows, 64, [part]) for rows, part in zip(halves, matrices, strict=True)]
+    rows = sum(halves)
+    inputs, found = torch.randn(70, 64, generator=generator), torch.zeros(70, rows)
+    added = torch.randn(rows, generator=generator) if bias else None
+    outputs = torch.full((70, rows // 2), 7.0)
+    run = parts.gated(products, inputs, outputs, added, arithmetic)
+    assert run is not None
+    for batch in (1, 5, 70):
+        parts.between(products, inputs, found, added, arithmetic)(batch)
+        native.gate(found, expected := torch.zeros_like(outputs), arithmetic == "portable")(batch)
+        run(batch)
+        assert torch.equal(outputs[:batch], expected[:batch])
+        assert outputs[batch:].eq(7).all()
+
+
+@needs_cpp
+def test_gates_want_halves_alike(generator: torch.Generator) -> None:
+    def product(rows: int) -> parts.Product:
+        return parts.Product(rows, 64, [one_part(4, rows, 64, 32, generator)])
+
+    inputs = torch.zeros(2, 64)
+    for products in ([product(40)], [product(32), product(64)], [product(16)] * 4):
+        half = sum(each.rows for each in products) // 2
+        assert parts.gated(products, inputs, torch.zeros(2, half), None, "exact") is None
+        with pytest.raises(ValueError, match="gates want"):
+            cpu.bound_products([each._native for each in products], inputs, torch.zeros(2, half), None, "exact", True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -38,6 +38,10 @@ SPACING = 2.0**-23
 """Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
 
 
+TILE_UNIT = 16
+"""Rows of which the C++ products take multiples at a time."""
+
+
 def _require(fits: bool, what: str) -> None:
     """Refuse what a kernel of the GPU, which checks nothing, would read out of bounds."""
     if not fits:
@@ -359,10 +363,27 @@ def between(
         arithmetic: of the products.
     """
     if plain_backend(inputs) is cpu:
-        return cpu.bound_products([product._native for product in products], inputs, outputs, bias, arithmetic)
+        return cpu.bound_products([product._native for product in products], inputs, outputs, bias, arithmetic, False)
 
     def run(rows: int) -> None:
         found = torch.cat([product(inputs[:rows]) for product in products], dim=1)
         outputs[:rows] = found if bias is None else found + bias
 
     return run
+
+
+def gated(
+    products: Sequence[Product],
+    inputs: Float32[Tensor, "most columns"],
+    outputs: Float32[Tensor, "most half"],
+    bias: Float32[Tensor, " rows"] | None,
+    arithmetic: Arithmetic,
+) -> Callable[[int], None] | None:
+    """silu of the first half of the outputs of `between` times the second, as it finds them; None where nothing does so.
+
+    Threads keep outputs to themselves, which a buffer of them would take from one processor's cache to another's.
+    """
+    alike = len(products) == 1 or (len(products) == 2 and products[0].rows == products[1].rows)
+    if not alike or outputs.shape[1] % TILE_UNIT or plain_backend(inputs) is not cpu:
+        return None
+    return cpu.bound_products([product._native for product in products], inputs, outputs, bias, arithmetic, True)

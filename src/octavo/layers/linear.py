@@ -19,7 +19,7 @@ from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
 from octavo.kernels.backends import products_on_gpu
 from octavo.kernels.product import Product as Packed
-from octavo.kernels.product import between
+from octavo.kernels.product import between, gated
 
 Weight = Tensor | QuantizedTensor
 """A matrix [rows, columns], dense or packed."""
@@ -62,6 +62,11 @@ def _slabs(packed: Packed | None, weight: Weight, dtype: torch.dtype) -> Iterato
             yield slab
         return
     yield from (slab.to(dtype) for slab in slabs(weight, height))
+
+
+def _steps(inputs: Tensor) -> bool:
+    """Whether inputs are those of a step whose operations are prepared."""
+    return inputs.dtype == torch.float32 and inputs.device.type == "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +115,10 @@ class Linear:
         The step of one token spends its time in products of microseconds, where slices and results cost as much.
         """
         piece = self.pieces[0]
-        steps = inputs.dtype == torch.float32 and inputs.device.type == "cpu"
-        if steps and len(self.pieces) == 1 and isinstance(piece, Tensor):
+        if _steps(inputs) and len(self.pieces) == 1 and isinstance(piece, Tensor):
             return kernels.dense(piece, self.bias, inputs, outputs)
         packed = [each for each in self._fused if each is not None]
-        if steps and len(packed) == len(self.pieces):
+        if _steps(inputs) and len(packed) == len(self.pieces):
             return between(packed, inputs, outputs, self.bias, self.arithmetic)
         views = [(inputs[:rows], outputs[:rows]) for rows in range(len(inputs) + 1)]
 
@@ -123,6 +127,20 @@ class Linear:
             out.copy_(self(given))
 
         return run
+
+    def gated(
+        self,
+        inputs: Float[Tensor, "most columns"],
+        found: Float[Tensor, "most rows"],
+        outputs: Float[Tensor, "most half"],
+    ) -> list[Callable[[int], None]]:
+        """silu of the first half of the product times the second, prepared likewise; `found` is for what lies between."""
+        packed = [each for each in self._fused if each is not None]
+        if _steps(inputs) and len(packed) == len(self.pieces):
+            run = gated(packed, inputs, outputs, self.bias, self.arithmetic)
+            if run is not None:
+                return [run]
+        return [self.between(inputs, found), kernels.gate(found, outputs)]
 
     @property
     def nbytes(self) -> int:

@@ -109,8 +109,7 @@ class DecodingStep:
                 kernels.attend(*rows, *kept, *norms, layer.window, epsilon, buffers.attended),
                 layer.output.between(buffers.attended, buffers.delta),
                 kernels.add_norm(buffers.residual, buffers.delta, layer.inner_norm, epsilon, buffers.normed),
-                layer.inner.between(buffers.normed, buffers.inner),
-                kernels.gate(buffers.inner, buffers.gated),
+                *layer.inner.gated(buffers.normed, buffers.inner, buffers.gated),
                 layer.down.between(buffers.gated, buffers.delta),
             ]
         return [*found, kernels.add_norm(buffers.residual, buffers.delta, decoder.norm, epsilon, buffers.normed)]

@@ -239,10 +239,10 @@ def numbered(arrays: Sequence[Tensor], operation: Operation) -> Callable[[Sequen
 
 
 def bound_products(
-    products: Sequence[Any], inputs: Tensor, outputs: Tensor, bias: Tensor | None, arithmetic: str
+    products: Sequence[Any], inputs: Tensor, outputs: Tensor, bias: Tensor | None, arithmetic: str, gated: bool
 ) -> Operation:
-    """Products between memory that stays where it is (see `octavo.kernels.product.between`)."""
-    return Operation(_extension().BoundProducts(tuple(products), inputs, outputs, bias, arithmetic))
+    """Products between memory that stays where it is (see `octavo.kernels.product.between` and `gated`)."""
+    return Operation(_extension().BoundProducts(tuple(products), inputs, outputs, bias, arithmetic, gated))
 
 
 def lookup(product: Any, index: Tensor, outputs: Tensor) -> Operation:

@@ -93,7 +93,7 @@ class Gate final : public octavo::Operation {
         // An exponential takes as long as some multiplications.
         octavo::in_team_ranges(checked_rows(rows, out_.shape(0)), 1, 8 * inner, threads,
                                [&](std::size_t begin, std::size_t end) {
-            loops_.gate(end - begin, inner, found_.data() + 2 * begin * inner, out_.data() + begin * inner);
+            loops_.gate(end - begin, inner, found_.data() + 2 * begin * inner, out_.data() + begin * inner, inner);
         });
     }
 

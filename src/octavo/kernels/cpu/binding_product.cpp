@@ -277,28 +277,36 @@ private:
 // Products of the same inputs on top of each other. Whoever makes it keeps the products alive.
 class BoundProducts final : public octavo::Operation {
 public:
+    // With `gated`, `out` has half the rows: silu of the first half of the products times the second.
     BoundProducts(const std::vector<const Product*>& products, Inputs inputs, Results out, std::optional<Row> bias,
-                  const char* arithmetic)
+                  const char* arithmetic, bool gated)
         : inputs_(std::move(inputs)), out_(std::move(out)), bias_(std::move(bias)), arithmetic_(arithmetic_of(arithmetic)) {
+        const std::size_t rows = out_.shape(1) * (gated ? 2 : 1);
         require(inputs_.shape(0) == out_.shape(0), "the buffers of a product differ in size");
-        require(!bias_ || bias_->shape(0) == out_.shape(1), "the bias does not fit the rows");
+        require(!bias_ || bias_->shape(0) == rows, "the bias does not fit the rows");
         std::size_t row = 0;
         for (const Product* product : products) {
             require(inputs_.shape(1) == product->columns(), "the inputs do not fit the columns");
-            require(product->rows() <= out_.shape(1) - row, "the output does not fit the rows");
-            matrices_.push_back({product->parts(), product->rows(),
-                                 {out_.data() + row, out_.shape(1), bias_ ? bias_->data() + row : nullptr}});
+            require(product->rows() <= rows - row, "the output does not fit the rows");
+            float* const own = gated ? nullptr : out_.data() + row;
+            matrices_.push_back({product->parts(), product->rows(), {own, rows, bias_ ? bias_->data() + row : nullptr}});
             row += product->rows();
         }
-        require(row == out_.shape(1), "the output does not fit the rows");
-        single_.emplace(matrices_, Kind::float32, 1, arithmetic_);
+        require(row == rows, "the output does not fit the rows");
+        if (gated) {
+            const bool alike = products.size() == 2 && products[0]->rows() == products[1]->rows();
+            require(products.size() == 1 || alike, "gates want one matrix, or two alike");
+            require(out_.shape(1) % octavo::tile_unit == 0, "gates want a multiple of 16 rows");
+            gated_ = out_.data();
+        }
+        single_.emplace(matrices_, Kind::float32, 1, arithmetic_, gated_);
     }
 
     void run(std::int64_t rows, std::size_t threads) const override {
         require(0 <= rows && static_cast<std::size_t>(rows) <= inputs_.shape(0), "there are not so many rows");
         if (rows == 0) return;
         const octavo::Inputs given{inputs_.data(), Kind::float32, static_cast<std::size_t>(rows), inputs_.shape(1)};
-        rows == 1 ? single_->run(given, threads) : octavo::multiply(matrices_, given, threads, arithmetic_);
+        rows == 1 ? single_->run(given, threads) : octavo::multiply(matrices_, given, threads, arithmetic_, gated_);
     }
 
 private:
@@ -307,6 +315,7 @@ private:
     std::optional<Row> bias_;
     std::vector<octavo::Factor> matrices_;
     octavo::Arithmetic arithmetic_;
+    float* gated_ = nullptr;
     std::optional<octavo::Multiplication> single_;  // of one row
 };
 
@@ -364,9 +373,9 @@ void bind_product(nb::module_& module) {
         .def("multiply", &Product::multiply, given("inputs"), given("out"), nb::arg("threads"),
              nb::arg("arithmetic"));
     nb::class_<BoundProducts, octavo::Operation>(module, "BoundProducts")
-        .def(nb::init<const std::vector<const Product*>&, Inputs, Results, std::optional<Row>, const char*>(),
+        .def(nb::init<const std::vector<const Product*>&, Inputs, Results, std::optional<Row>, const char*, bool>(),
              nb::keep_alive<1, 2>(), nb::arg("products"), given("inputs"), given("out"), given("bias").none(),
-             nb::arg("arithmetic"));
+             nb::arg("arithmetic"), nb::arg("gated") = false);
     nb::class_<Lookup, octavo::Operation>(module, "Lookup")
         .def(nb::init<const Product&, Places, Results>(), nb::keep_alive<1, 2>(), nb::arg("product"), given("index"),
              given("out"));

@@ -91,8 +91,8 @@ struct DecodingLoops {
     // The attention of one head from the partials of its spans.
     void (*merge)(const Attention& layer, const float* partials, std::size_t spans, float* out);
 
-    // out = silu(gate) * up, where each row of `found` holds both.
-    void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out);
+    // out = silu(gate) * up, where each row of `found` holds both; rows of `out` lie `pitch` apart.
+    void (*gate)(std::size_t rows, std::size_t inner, const float* found, float* out, std::size_t pitch);
 
     // The largest of some values, and its first place; NaN if one of them is.
     void (*find_largest)(const float* values, std::size_t count, float* largest, std::size_t* place);

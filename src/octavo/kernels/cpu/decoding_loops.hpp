@@ -95,8 +95,8 @@ void add_norm(std::size_t rows, std::size_t width, float* residual, const float*
 
 OCTAVO_INLINE Vector gated(Vector x, Vector up) { return x / (exponential(-x) + 1.0f) * up; }
 
-void gate(std::size_t rows, std::size_t inner, const float* found, float* out) {
-    for (std::size_t row = 0; row < rows; ++row, found += 2 * inner, out += inner) {
+void gate(std::size_t rows, std::size_t inner, const float* found, float* out, std::size_t pitch) {
+    for (std::size_t row = 0; row < rows; ++row, found += 2 * inner, out += pitch) {
         std::size_t i = 0;
         for (; i + tile <= inner; i += tile) store(out + i, gated(load(found + i), load(found + inner + i)));
         if (i < inner) {

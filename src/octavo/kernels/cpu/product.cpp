@@ -11,6 +11,9 @@
 namespace octavo {
 namespace {
 
+// Numbers that a thread finds for gates at a time, at most, unless that is less than a unit of rows.
+constexpr std::size_t most_found = std::size_t{1} << 16;
+
 // Units of rows that are multiplied at a time.
 constexpr std::size_t largest_tile = 8192 / tile_unit;
 
@@ -120,10 +123,12 @@ void read_rows(const Parts& parts, std::size_t begin, std::size_t end, std::size
     });
 }
 
-Multiplication::Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic)
+Multiplication::Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic, float* gated)
     : matrices_(std::move(matrices)),
       batch_(batch),
-      loops_(choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2)) {
+      gated_(gated),
+      loops_(choose_loops(arithmetic == Arithmetic::portable, arithmetic != Arithmetic::avx2)),
+      decoding_(choose_decoding(arithmetic == Arithmetic::portable)) {
     const std::size_t groups = (batch + room_for(batch) - 1) / room_for(batch);
     for (const Factor& matrix : matrices_) {
         for (const auto& part : matrix.parts) {
@@ -180,10 +185,12 @@ void Multiplication::run(const Inputs& inputs, std::size_t threads) const {
     const auto units_of = [](const Factor& matrix) { return (matrix.rows + tile_unit - 1) / tile_unit; };
     std::size_t units = 0;
     for (const Factor& matrix : matrices_) units += units_of(matrix);
+    if (gated_ != nullptr) units = rows_ / 2 / tile_unit;
     const std::size_t team = std::min(std::clamp<std::size_t>(work_ / least_for_a_thread, 1, threads), units);
-    // Sums of lanes stay in the cache. Streams lie column by column: the longer a stretch of each, the fewer pages are
-    // looked up. Codes lie row by row.
-    const std::size_t most = lanes_ ? std::max<std::size_t>(2, most_sums / batch_ / tile_unit) : largest_tile;
+    // Sums of lanes stay in the cache, and what gates take in. Streams lie column by column: the longer a stretch of each,
+    // the fewer pages are looked up. Codes lie row by row.
+    std::size_t most = lanes_ ? std::max<std::size_t>(2, most_sums / batch_ / tile_unit) : largest_tile;
+    if (gated_ != nullptr) most = std::clamp<std::size_t>(most_found / batch_ / (2 * tile_unit), 1, most);
     const bool shared = team > 1 && (lanes_ || by_rows_);
     Stretches stretches(units, team, shared ? smallest_tile : (units + team - 1) / team, most);
     in_team(team, [&](std::size_t member) {
@@ -191,18 +198,34 @@ void Multiplication::run(const Inputs& inputs, std::size_t threads) const {
         const std::size_t height = std::min(most, (units + team - 1) / team) * tile_unit;
         float* const sums = lanes_ ? memory_of(kept_sums, batch_ * height * lanes_in_chunk) : nullptr;
         stretches.work(member, [&](std::size_t begin, std::size_t end) {
+            if (gated_ != nullptr) return multiply_gated(begin * tile_unit, end * tile_unit, memory, sums);
             for (std::size_t number = 0, first = 0; number < matrices_.size(); first += units_of(matrices_[number++])) {
-                const std::size_t from = std::max(begin, first), to = std::min(end, first + units_of(matrices_[number]));
+                const Factor& matrix = matrices_[number];
+                const std::size_t from = std::max(begin, first), to = std::min(end, first + units_of(matrix));
                 if (from < to)
-                    multiply_tile(number, (from - first) * tile_unit, std::min(matrices_[number].rows, (to - first) * tile_unit),
-                                  memory, sums);
+                    multiply_tile(number, (from - first) * tile_unit, std::min(matrix.rows, (to - first) * tile_unit),
+                                  matrix.outputs, memory, sums);
             }
         });
     });
 }
 
-void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const float* memory, float* sums) const {
-    const auto& [parts, rows, outputs] = matrices_[number];
+void Multiplication::multiply_gated(std::size_t begin, std::size_t end, const float* memory, float* sums) const {
+    static thread_local std::vector<float> kept;
+    const std::size_t half = rows_ / 2, count = end - begin;
+    float* const found = memory_of(kept, batch_ * 2 * count);
+    for (std::size_t number = 0; number < 2; ++number) {
+        const bool own = matrices_.size() == 2;
+        const std::size_t from = begin + (own ? 0 : number * half), matrix = own ? number : 0;
+        const Outputs outputs{found + number * count - from, 2 * count, matrices_[matrix].outputs.bias};
+        multiply_tile(matrix, from, from + count, outputs, memory, sums);
+    }
+    decoding_.gate(batch_, count, found, gated_ + begin, half);
+}
+
+void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const Outputs& outputs,
+                                   const float* memory, float* sums) const {
+    const std::size_t rows = matrices_[number].rows;
     const std::size_t count = end - begin, first = number == 0 ? 0 : ends_[number - 1], last = ends_[number];
     if (lanes_) std::fill(sums, sums + batch_ * count * lanes_in_chunk, 0.0f);
     for (std::size_t vector = 0; vector < batch_; ++vector) {
@@ -231,8 +254,9 @@ void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::s
 #endif
 }
 
-void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic) {
-    Multiplication(matrices, inputs.kind, inputs.batch, arithmetic).run(inputs, threads);
+void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic,
+              float* gated) {
+    Multiplication(matrices, inputs.kind, inputs.batch, arithmetic, gated).run(inputs, threads);
 }
 
 }  // namespace octavo

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "codebook.hpp"
+#include "decoding.hpp"
 #include "lattice_points.hpp"
 #include "layout.hpp"
 #include "loops.hpp"
@@ -176,9 +177,13 @@ struct Factor {
 
 // Outputs = bias + inputs times the transpose, for all matrices of so many inputs of a kind in one region of threads. Made
 // once, it can be run many times.
+//
+// With `gated` [batch, half the rows], whose halves are multiples of tile_unit, of one matrix or of two alike, outputs only say
+// which bias there is: silu of the first half's products times those of the second goes to `gated`. Threads keep what they
+// find to themselves, so that it does not go from one processor's cache to another's.
 class Multiplication {
 public:
-    Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic);
+    Multiplication(std::vector<Factor> matrices, Kind kind, std::size_t batch, Arithmetic arithmetic, float* gated = nullptr);
 
     void run(const Inputs& inputs, std::size_t threads) const;
 
@@ -193,11 +198,17 @@ private:
     void arrange(const Inputs& inputs, std::size_t threads, float* memory) const;
 
     // The outputs of some rows of a matrix.
-    void multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const float* memory, float* sums) const;
+    void multiply_tile(std::size_t number, std::size_t begin, std::size_t end, const Outputs& outputs, const float* memory,
+                       float* sums) const;
+
+    // Of some rows of the first half, and of those of the second that belong to them.
+    void multiply_gated(std::size_t begin, std::size_t end, const float* memory, float* sums) const;
 
     std::vector<Factor> matrices_;
     std::size_t batch_;
+    float* gated_;
     const Loops& loops_;
+    const DecodingLoops& decoding_;
     std::vector<Staged> staged_;
     std::vector<std::size_t> ends_;  // of `staged_`, a matrix each
     std::size_t size_ = 0, widest_ = 0, taken_ = 0, work_ = 0, rows_ = 0;
@@ -205,7 +216,8 @@ private:
 };
 
 // The same, made and run.
-void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic);
+void multiply(const std::vector<Factor>& matrices, const Inputs& inputs, std::size_t threads, Arithmetic arithmetic,
+              float* gated = nullptr);
 
 // out [columns] = the weights of one row.
 void read_row(const Parts& parts, std::size_t row, std::size_t columns, float* out);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -30,6 +32,23 @@ def test_the_exponential_is_one(generator: torch.Generator) -> None:
     assert torch.allclose(reference.exponential(x).double(), x.double().exp(), rtol=4e-7, atol=0)
     assert reference.exponential(torch.tensor([-1e9, 0.0, 1e9])).isfinite().all()
     assert reference.exponential(torch.tensor([0.0, float("nan")])).isnan().tolist() == [False, True]
+
+
+@given(st.integers(0, 2**32), st.integers(-30, 30))
+def test_a_fused_product_is_rounded_once(seed: int, shift: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Of few bits, so that sums often lie halfway between two numbers or just beside that.
+    a, b, c = (torch.randint(-(1 << bits), 1 << bits, (200,), generator=generator).float() for bits in (13, 12, 24))
+    c = c * 2.0**shift
+    found = reference.fused(a, b, c)
+    for *given, result in zip(a.tolist(), b.tolist(), c.tolist(), found.tolist(), strict=True):
+        x, y, z = map(Fraction, given)
+        near = (torch.nextafter(torch.tensor(result), torch.tensor(end)).item() for end in (-math.inf, math.inf))
+        miss = abs(x * y + z - Fraction(result))
+        even = torch.tensor(result).view(torch.int32).item() % 2 == 0
+        for other in near:
+            beside = abs(x * y + z - Fraction(other))
+            assert miss < beside or (miss == beside and even)
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 576])

@@ -40,7 +40,7 @@ std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t c
 const DecodingLoops& choose_decoding(bool portable) {
 #if OCTAVO_X86
     if (!portable && __builtin_cpu_supports("avx512f")) return avx512_decoding();
-    if (!portable && __builtin_cpu_supports("avx2")) return avx2_decoding();
+    if (!portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2_decoding();
 #endif
     (void)portable;
     return decoding_loops;

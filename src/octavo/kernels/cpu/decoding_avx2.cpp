@@ -4,14 +4,16 @@
 
 #include <cmath>
 #include <cstring>
+#include <immintrin.h>
 
 #include "generic.hpp"
 
+#define OCTAVO_DECODES_AVX2
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
 #endif
 
 #include "decoding_loops.hpp"

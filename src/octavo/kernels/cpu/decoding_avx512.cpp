@@ -8,7 +8,7 @@
 
 #include "generic.hpp"
 
-#define OCTAVO_LOADS_AVX512
+#define OCTAVO_DECODES_AVX512
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
 #else

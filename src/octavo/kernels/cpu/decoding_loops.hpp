@@ -9,6 +9,10 @@
 #include "generic.hpp"
 #include "vectors.hpp"
 
+#if OCTAVO_NEON
+#include <arm_neon.h>
+#endif
+
 namespace octavo {
 namespace {
 
@@ -22,7 +26,7 @@ OCTAVO_INLINE Vector load(const float* from) {
 }
 
 OCTAVO_INLINE Vector load(const std::uint16_t* from) {
-#ifdef OCTAVO_LOADS_AVX512
+#ifdef OCTAVO_DECODES_AVX512
     // Compilers widen one half after the other.
     const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16);
 #else
@@ -33,6 +37,32 @@ OCTAVO_INLINE Vector load(const std::uint16_t* from) {
     Vector vector;
     std::memcpy(&vector, &bits, sizeof vector);
     return vector;
+}
+
+// a * b + c, rounded once.
+OCTAVO_INLINE Vector fused(const Vector& a, const Vector& b, const Vector& c) {
+#if defined(OCTAVO_DECODES_AVX512)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(OCTAVO_DECODES_AVX2) || OCTAVO_NEON
+#if OCTAVO_NEON
+    using Register = float32x4_t;
+    const auto each = [](Register x, Register y, Register z) { return vfmaq_f32(z, x, y); };
+#else
+    using Register = __m256;
+    const auto each = [](Register x, Register y, Register z) OCTAVO_LAMBDA { return _mm256_fmadd_ps(x, y, z); };
+#endif
+    constexpr std::size_t count = sizeof(Vector) / sizeof(Register);
+    Register x[count], y[count], z[count];
+    std::memcpy(x, &a, sizeof a), std::memcpy(y, &b, sizeof b), std::memcpy(z, &c, sizeof c);
+    for (std::size_t i = 0; i < count; ++i) z[i] = each(x[i], y[i], z[i]);
+    Vector found;
+    std::memcpy(&found, z, sizeof found);
+    return found;
+#else
+    Vector found = c;
+    for (std::size_t i = 0; i < tile; ++i) found[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return found;
+#endif
 }
 
 OCTAVO_INLINE void store(float* to, const Vector& vector) { std::memcpy(to, &vector, sizeof vector); }
@@ -55,10 +85,13 @@ OCTAVO_INLINE float sum_of(Vector v) {
     return v[0] + v[1];
 }
 
-OCTAVO_INLINE float largest_of(const Vector& vector) {
-    float largest = vector[0];
-    for (std::size_t j = 1; j < tile; ++j) largest = vector[j] > largest ? vector[j] : largest;
-    return largest;
+OCTAVO_INLINE Vector larger_of(const Vector& a, const Vector& b) { return a > b ? a : b; }
+
+OCTAVO_INLINE float largest_of(Vector v) {
+    v = larger_of(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = larger_of(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15));
+    v = larger_of(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    return v[0] > v[1] ? v[0] : v[1];
 }
 
 constexpr float reach = 87.0f;
@@ -70,6 +103,12 @@ OCTAVO_INLINE Vector exponential(Vector x) {
     x = x > high ? high : x;
     const Exponential found = split_exponential(x);
     return ((found.series * found.rest + 1.0f) * found.rest + 1.0f) * found.power;
+}
+
+// e^((value - largest) * factor), and 0 where that is below e^-87.
+OCTAVO_INLINE Vector share_of(Vector value, float largest, float factor) {
+    const Vector x = (value - largest) * factor, share = exponential(x);
+    return x < Vector{} - reach ? Vector{} : share;
 }
 
 OCTAVO_INLINE float norm_scale(const float* x, std::size_t width, float epsilon) {
@@ -154,7 +193,7 @@ OCTAVO_INLINE void score(const float* query, std::size_t padded, const Stored* k
         for (std::size_t j = 0; j < count; ++j) {
             ahead.fetch(at + (i * count + j) * tile);
             const Vector key = load(keys + (j * width + i) * tile);
-            for (std::size_t q = 0; q < queries; ++q) found[q][j] += key * query[q * padded + i];
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] = fused(key, query[q * padded + i] - Vector{}, found[q][j]);
         }
     for (std::size_t q = 0; q < queries; ++q)
         for (std::size_t j = 0; j < count; ++j) store(scores + q * span + j * tile, found[q][j] * scale);
@@ -169,7 +208,7 @@ OCTAVO_INLINE void mix(const float* share, const Stored* values, std::size_t tok
         for (std::size_t j = 0; j < count; ++j) {
             ahead.fetch((t * count + j) * tile);
             const Vector value = load(values + t * padded + j * tile);
-            for (std::size_t q = 0; q < queries; ++q) found[q][j] += value * share[q * span + t];
+            for (std::size_t q = 0; q < queries; ++q) found[q][j] = fused(value, share[q * span + t] - Vector{}, found[q][j]);
         }
     for (std::size_t q = 0; q < queries; ++q)
         for (std::size_t j = 0; j < count; ++j) store(out + q * pitch + j * tile, found[q][j]);
@@ -207,25 +246,29 @@ struct Seen {
     std::size_t begin, end;
 };
 
+// Those of a tile's tokens that are before `end`.
+OCTAVO_INLINE Vector until(std::size_t end, const Vector& seen, const Vector& unseen) {
+    constexpr Integers place{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return place < static_cast<std::int32_t>(end) - Integers{} ? seen : unseen;
+}
+
 // Shares of each token, not yet divided by their sum, which follows the mixed values after the largest score.
 OCTAVO_INLINE void weigh(std::size_t begin, std::size_t end, float* scores, float* largest_and_sum) {
-    const std::size_t last = (end + tile - 1) / tile;
-    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = -__builtin_inff();
-    for (std::size_t i = end; i < last * tile; ++i) scores[i] = -__builtin_inff();
-    Vector peak = load(scores + begin / tile * tile);
-    for (std::size_t t = begin / tile + 1; t < last; ++t) {
-        const Vector next = load(scores + t * tile);
-        peak = next > peak ? next : peak;
-    }
+    const std::size_t first = begin / tile * tile, last = (end - 1) / tile * tile;
+    const Vector none = -__builtin_inff() - Vector{};
+    store(scores + first, until(begin - first, none, load(scores + first)));
+    store(scores + last, until(end - last, load(scores + last), none));
+    Vector peak = load(scores + first);
+    for (std::size_t t = first + tile; t <= last; t += tile) peak = larger_of(load(scores + t), peak);
     const float largest = largest_of(peak);
-    for (std::size_t t = begin / tile; t < last; ++t)
-        store(scores + t * tile, exponential(load(scores + t * tile) - largest));
-    for (std::size_t i = begin / tile * tile; i < begin; ++i) scores[i] = 0.0f;
-    for (std::size_t i = end; i < last * tile; ++i) scores[i] = 0.0f;
-    Vector partial{};
-    for (std::size_t t = begin / tile; t < last; ++t) partial += load(scores + t * tile);
+    Vector sum{};
+    for (std::size_t t = first; t <= last; t += tile) {
+        const Vector share = share_of(load(scores + t), largest, 1.0f);
+        store(scores + t, share);
+        sum += share;
+    }
     largest_and_sum[0] = largest;
-    largest_and_sum[1] = sum_of(partial);
+    largest_and_sum[1] = sum_of(sum);
 }
 
 template <std::size_t queries, typename Stored>
@@ -240,7 +283,9 @@ OCTAVO_INLINE void attend_queries(const Attention& layer, const Seen<Stored>& se
         score<queries, count>(query, padded, seen.keys + at, width, scale, scores + t * tile, own, at);
     };
     for (; t + 4 <= last; t += 4) some(std::integral_constant<std::size_t, 4>());
-    for (; t < last; ++t) some(std::integral_constant<std::size_t, 1>());
+    if (last - t == 3) some(std::integral_constant<std::size_t, 3>());
+    if (last - t == 2) some(std::integral_constant<std::size_t, 2>());
+    if (last - t == 1) some(std::integral_constant<std::size_t, 1>());
     for (std::size_t q = 0; q < queries; ++q) weigh(seen.begin, seen.end, scores + q * span, partials + q * pitch + padded);
     const std::size_t tokens = seen.end - seen.begin;
     const Stored* const from = seen.values + seen.begin * padded;
@@ -316,13 +361,13 @@ OCTAVO_INLINE void dense_block(const Dense& product, const Weight* weight, std::
     for (; i + tile <= columns; i += tile)
         for (std::size_t r = 0; r < height; ++r) {
             const Vector weights = load(weight + r * columns + i);
-            for (std::size_t b = 0; b < batch; ++b) sums[r][b] += load(inputs + b * columns + i) * weights;
+            for (std::size_t b = 0; b < batch; ++b) sums[r][b] = fused(load(inputs + b * columns + i), weights, sums[r][b]);
         }
     if (i < columns)
         for (std::size_t r = 0; r < height; ++r) {
             const Vector weights = load_first(weight + r * columns + i, columns - i);
             for (std::size_t b = 0; b < batch; ++b)
-                sums[r][b] += load_first(inputs + b * columns + i, columns - i) * weights;
+                sums[r][b] = fused(load_first(inputs + b * columns + i, columns - i), weights, sums[r][b]);
         }
     for (std::size_t r = 0; r < height; ++r)
         for (std::size_t b = 0; b < batch; ++b) {
@@ -379,11 +424,6 @@ void find_largest(const float* values, std::size_t count, float* largest, std::s
     }
     while (i + 1 < count && values[i] != found) ++i;
     *largest = found, *place = i;
-}
-
-OCTAVO_INLINE Vector share_of(Vector value, float largest, float factor) {
-    const Vector x = (value - largest) * factor, share = exponential(x);
-    return x < Vector{} - reach ? Vector{} : share;
 }
 
 float shares(const float* values, std::size_t count, float largest, float factor, float* out) {

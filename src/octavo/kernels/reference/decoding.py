@@ -1,7 +1,8 @@
 """The operations of one decoding step, in plain torch: the definition of its result, bit for bit.
 
 Sums run in 16 lanes: number i goes to lane i mod 16, each lane adds in order, and then the lanes' halves are added to
-each other until one number is left. Every product and sum is rounded to float32.
+each other until one number is left. Every product and sum is rounded to float32, but where products with weights, keys
+and values are summed: there a product and the sum that it is added to are rounded once, together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,20 @@ MAGIC = 12582912.0
 """1.5 · 2²³: a float32 to which this is added and from which it is taken again is a whole number."""
 
 
+def fused(
+    a: Float32[Tensor, "*a"], b: Float32[Tensor, "*b"], c: Float32[Tensor, "*c"]
+) -> Float32[Tensor, "*n"]:
+    """a · b + c, rounded once (IEEE 754's fusedMultiplyAdd)."""
+    product, added = a.double() * b.double(), c.double()
+    total = product + added
+    back = total - product
+    lost = (product - (total - back)) + (added - back)
+    # Halfway between two numbers of float32, what double precision lost (Knuth's TwoSum) decides.
+    halfway = (total.view(torch.int64) & ((1 << 29) - 1)) == 1 << 28
+    nudged = torch.nextafter(total, torch.copysign(torch.full_like(total, torch.inf), lost))
+    return torch.where(halfway & (lost != 0), nudged, total).float()
+
+
 def lane_sum(values: Float32[Tensor, "*batch n"]) -> Float32[Tensor, "*batch 1"]:
     """The sum of each row, in the order that is described above."""
     lanes = values.new_zeros(*values.shape[:-1], TILE)
@@ -33,6 +48,17 @@ def lane_sum(values: Float32[Tensor, "*batch n"]) -> Float32[Tensor, "*batch 1"]
         upper, lower = lanes.chunk(2, dim=-1)
         lanes = upper + lower
     return lanes
+
+
+def lane_product(
+    values: Float32[Tensor, "*a n"], weights: Float32[Tensor, "*b n"]
+) -> Float32[Tensor, "*batch 1"]:
+    """The sum of products, in the order that is described above."""
+    pieces = (torch.nn.functional.pad(each, (0, -each.shape[-1] % TILE)).split(TILE, dim=-1) for each in (values, weights))
+    lanes = values.new_zeros(TILE)
+    for value, weight in zip(*pieces, strict=True):
+        lanes = fused(value, weight, lanes)
+    return lane_sum(lanes)
 
 
 def exponential(x: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
@@ -70,7 +96,7 @@ def dense(
     bias: Float32[Tensor, " rows"] | None,
 ) -> Float32[Tensor, "batch rows"]:
     """inputs · weightᵀ + bias of a float32 or bfloat16 weight."""
-    sums = lane_sum(inputs[:, None] * weight.float())[..., 0]
+    sums = lane_product(inputs[:, None], weight.float())[..., 0]
     return sums if bias is None else sums + bias
 
 
@@ -97,7 +123,7 @@ def drawn(values: Float32[Tensor, " n"], temperature: float, uniform: float) -> 
         return -1
     least = torch.finfo(torch.float32).tiny
     x = (values - largest) * (1.0 / torch.tensor(temperature, dtype=torch.float32).clamp_min(least))
-    shares = torch.where(x < -REACH, 0.0, exponential(x))
+    shares = _shares(x)
     blocks = torch.nn.functional.pad(shares, (0, -len(values) % BLOCK)).view(-1, BLOCK)
     ends = lane_sum(blocks)[:, 0].double().cumsum(0)
     # Rounding may place a number that is nearly 1 beyond the last that has a share.
@@ -150,11 +176,11 @@ def attend(
         first, stop = max(begin, start), min(position + 1, start + SPAN)
         scores = _scores(queries, keys[slot], first, stop)
         largest.append(scores.amax(-1, keepdim=True))
-        share = exponential(scores - largest[-1])
+        share = _shares(scores - largest[-1])
         sums.append(lane_sum(torch.nn.functional.pad(share, (first % TILE, 0))))
         found = queries.new_zeros(1)
         for i, token in enumerate(range(first, stop)):
-            found = found + values[slot, :, None, token, :width] * share[..., i, None]
+            found = fused(values[slot, :, None, token, :width].float(), share[..., i, None], found)
         mixed.append(found)
     most = torch.stack(largest).amax(0)
     total, attended = torch.zeros_like(most), torch.zeros_like(mixed[0])
@@ -164,13 +190,17 @@ def attend(
     return (attended / total).flatten()
 
 
+def _shares(x: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
+    return torch.where(x < -REACH, 0.0, exponential(x))
+
+
 def _scores(
     queries: Float[Tensor, "shared share width 1 1"], keys: Float[Tensor, "shared tiles width 16"], begin: int, end: int
 ) -> Float32[Tensor, "shared share tokens"]:
     width, first = keys.shape[2], begin // TILE
     scores = queries.new_zeros(1)
     for channel in range(width):
-        scores = scores + keys[:, None, first : -(-end // TILE), channel] * queries[:, :, channel]
+        scores = fused(keys[:, None, first : -(-end // TILE), channel].float(), queries[:, :, channel], scores)
     scores = scores * (1.0 / torch.tensor(width, dtype=torch.float32).sqrt())
     return scores.flatten(2)[..., begin - first * TILE : end - first * TILE]
 

@@ -56,9 +56,12 @@ private:
     static constexpr int most_at = 16, number_at = 32;
     static constexpr std::uint64_t most = 0x7FFF;
 
-    // Looks at the state, some tens of nanoseconds each, before a thread gives up its processor to others that want it, and
-    // of those, before it sleeps: waking takes as long as some of a step's products.
-    static constexpr std::size_t patience = 500;
+    // Looks at the state, some tens of nanoseconds each, before a thread gives up its processor to others that want it.
+    static constexpr std::size_t patience = 200;
+
+    // Times that a helper does so before it sleeps, about as long as Python takes between two steps: waking takes as long as
+    // some of a step's products.
+    static constexpr std::size_t yields = 2000;
 
     void help() {
         for (std::uint64_t seen = 0;;) {
@@ -85,7 +88,7 @@ private:
 
     // The state of a call other than the one that was seen last.
     std::uint64_t next(std::uint64_t seen) {
-        for (std::size_t turn = 0; turn < 2 * patience; ++turn, turn < patience ? pause() : std::this_thread::yield())
+        for (std::size_t turn = 0; turn < patience + yields; ++turn, turn < patience ? pause() : std::this_thread::yield())
             if (const std::uint64_t now = state_.load(std::memory_order_acquire); now >> number_at != seen) return now;
         ++asleep_;
         std::uint64_t now = state_.load();

@@ -151,7 +151,7 @@ class Sampler:
         token = self.accept(place if math.isfinite(logits[place]) else -1)
         if self.sampling.temperature > 0:
             values, tokens = candidates(logits, self.sampling)
-            token = int(tokens[draw(values[None], [0], [1.0], [self.uniform()])[0]])
+            token = int(tokens[draw(values[None], [0], [int(values.argmax())], [1.0], [self.uniform()])[0]])
         if self._occurred is not None:
             self._occurred[token] = True
         return token
@@ -176,7 +176,8 @@ def choose(
     if plain:
         temperatures = [samplers[i].sampling.temperature for i in plain]
         uniforms = [samplers[i].uniform() for i in plain]
-        for i, token in zip(plain, draw(logits.cpu(), [rows[i] for i in plain], temperatures, uniforms), strict=True):
+        places = [rows[i] for i in plain], [likeliest[i] for i in plain]
+        for i, token in zip(plain, draw(logits.cpu(), *places, temperatures, uniforms), strict=True):
             chosen[i] = token
     rest = [i for i, sampler in enumerate(samplers) if not (sampler.greedy or sampler.plain)]
     with on_one_thread() if rest else nullcontext():

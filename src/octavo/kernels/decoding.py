@@ -64,14 +64,25 @@ def likeliest(values: Float32[Tensor, "rows n"], out: Int64[Tensor, " rows"]) ->
 
 
 def draw(
-    values: Float32[Tensor, "rows n"], rows: Sequence[int], temperatures: Sequence[float], uniforms: Sequence[float]
+    values: Float32[Tensor, "rows n"],
+    rows: Sequence[int],
+    largest: Sequence[int],
+    temperatures: Sequence[float],
+    uniforms: Sequence[float],
 ) -> list[int]:
     """Of some rows the place that a number from 0 up to 1 falls on, places being as wide as e^(value / temperature).
 
-    -1 where the largest value is no finite number.
+    Args:
+        values: rows of them.
+        rows: which.
+        largest: where each of these has its largest value, a finite number.
+        temperatures, uniforms: of each.
+
+    Raises:
+        FormatError: there is no such row or place, or a largest value is no finite number.
     """
     if _native():
-        return native.draw(values, rows, temperatures, uniforms)
+        return native.draw(values, rows, largest, temperatures, uniforms)
     chosen = zip(rows, temperatures, uniforms, strict=True)
     return [reference.drawn(values[row], temperature, uniform) for row, temperature, uniform in chosen]
 

@@ -145,13 +145,19 @@ class Likeliest final : public octavo::Operation {
     const octavo::DecodingLoops& loops_;
 };
 
-// Of some rows of values one place each, drawn by a number; -1 where the largest value is no finite number.
-std::vector<std::int64_t> draw(const Matrix& values, const std::vector<std::int64_t>& rows, const std::vector<double>& temperatures,
-                               const std::vector<double>& uniforms, std::int64_t threads, bool portable) {
-    const std::size_t count = values.shape(1);
-    require(count != 0 && rows.size() == temperatures.size() && rows.size() == uniforms.size(), "the numbers do not fit the rows");
-    for (const std::int64_t row : rows)
-        require(0 <= row && static_cast<std::size_t>(row) < values.shape(0), "there is no such row");
+// Of some rows of values, whose largest are at `largest`, one place each, drawn by a number.
+std::vector<std::int64_t> draw(const Matrix& values, const std::vector<std::int64_t>& rows, const std::vector<std::int64_t>& largest,
+                               const std::vector<double>& temperatures, const std::vector<double>& uniforms, std::int64_t threads,
+                               bool portable) {
+    const std::size_t count = values.shape(1), some = rows.size();
+    require(some == largest.size() && some == temperatures.size() && some == uniforms.size(), "the numbers do not fit the rows");
+    const auto row_of = [&](std::size_t i) { return values.data() + static_cast<std::size_t>(rows[i]) * count; };
+    const auto largest_of = [&](std::size_t i) { return row_of(i)[largest[i]]; };
+    for (std::size_t i = 0; i < some; ++i) {
+        require(0 <= rows[i] && static_cast<std::size_t>(rows[i]) < values.shape(0), "there is no such row");
+        require(0 <= largest[i] && static_cast<std::size_t>(largest[i]) < count, "there is no such place");
+        require(std::isfinite(largest_of(i)), "the largest value is no finite number");
+    }
     const octavo::DecodingLoops& loops = octavo::choose_decoding(portable);
     std::vector<std::int64_t> found(rows.size());
     const nb::gil_scoped_release released;
@@ -160,9 +166,8 @@ std::vector<std::int64_t> draw(const Matrix& values, const std::vector<std::int6
     octavo::in_team_ranges(rows.size(), 1, 8 * count, static_cast<std::size_t>(std::max<std::int64_t>(1, threads)),
                            [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
-            const float* const own = values.data() + static_cast<std::size_t>(rows[i]) * count;
-            const std::size_t place = octavo::drawn(loops, own, count, static_cast<float>(temperatures[i]), uniforms[i]);
-            found[i] = place == count ? -1 : static_cast<std::int64_t>(place);
+            const auto temperature = static_cast<float>(temperatures[i]);
+            found[i] = static_cast<std::int64_t>(octavo::drawn(loops, row_of(i), count, largest_of(i), temperature, uniforms[i]));
         }
     });
     return found;
@@ -353,8 +358,8 @@ void bind_decoding(nb::module_& module) {
         .def(nb::init<Matrix, MatrixOut, bool>(), given("found"), given("out"), nb::arg("portable") = false);
     nb::class_<Likeliest, octavo::Operation>(module, "Likeliest")
         .def(nb::init<Matrix, IntegersOut, bool>(), given("values"), given("out"), nb::arg("portable") = false);
-    module.def("draw", &draw, given("values"), nb::arg("rows"), nb::arg("temperatures"), nb::arg("uniforms"), nb::arg("threads"),
-               nb::arg("portable") = false);
+    module.def("draw", &draw, given("values"), nb::arg("rows"), nb::arg("largest"), nb::arg("temperatures"), nb::arg("uniforms"),
+               nb::arg("threads"), nb::arg("portable") = false);
     nb::class_<DenseProduct, octavo::Operation>(module, "DenseProduct")
         .def(nb::init<Weight, std::optional<Vector>, Matrix, MatrixOut, bool>(), given("weight"), given("bias").none(),
              given("inputs"), given("out"), nb::arg("portable") = false);

@@ -10,12 +10,10 @@
 namespace octavo {
 
 // Blocks are summed first, so that only one of them is looked at place by place.
-std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t count, float temperature, double uniform) {
+std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t count, float largest, float temperature,
+                  double uniform) {
     constexpr std::size_t block = 256;
-    float largest = 0, own[block];
-    std::size_t place = 0;
-    loops.find_largest(values, count, &largest, &place);
-    if (!std::isfinite(largest)) return count;
+    float own[block];
     const float factor = 1.0f / std::max(temperature, std::numeric_limits<float>::min());
     const auto shares = [&](std::size_t begin) {
         return loops.shares(values + begin, std::min(block, count - begin), largest, factor, own);
@@ -30,6 +28,7 @@ std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t c
     const std::size_t begin = number * block, last = std::min(count, begin + block);
     end = number == 0 ? 0 : ends[number - 1];
     shares(begin);
+    std::size_t place = begin;
     for (std::size_t i = begin; i < last; ++i) {
         if (own[i - begin] != 0) place = i;
         if ((end += own[i - begin]) > sought) break;

@@ -108,9 +108,10 @@ inline std::size_t scratch_of(const Attention& layer) {
     return layer.heads / layer.shared * (span + layer.padded) + layer.padded;
 }
 
-// The place that a number from 0 up to 1 falls on, places being as wide as e^(values / temperature); `count`, which is not
-// 0, where the largest value is no finite number.
-std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t count, float temperature, double uniform);
+// The place that a number from 0 up to 1 falls on, places being as wide as e^(values / temperature). The largest value is
+// finite.
+std::size_t drawn(const DecodingLoops& loops, const float* values, std::size_t count, float largest, float temperature,
+                  double uniform);
 
 // Those of an instruction set.
 const DecodingLoops& avx2_decoding();

@@ -29,11 +29,13 @@ def likeliest(values: Tensor, out: Tensor, portable: bool = False) -> cpu.Operat
 def draw(
     values: Tensor,
     rows: Sequence[int],
+    largest: Sequence[int],
     temperatures: Sequence[float],
     uniforms: Sequence[float],
     portable: bool = False,
 ) -> list[int]:
-    return _called(cpu._extension().draw, values, rows, temperatures, uniforms, torch.get_num_threads(), portable)
+    numbers = rows, largest, temperatures, uniforms
+    return _called(cpu._extension().draw, values, *numbers, torch.get_num_threads(), portable)
 
 
 def dense(weight: Tensor, bias: Tensor | None, inputs: Tensor, out: Tensor, portable: bool = False) -> cpu.Operation:

@@ -115,12 +115,10 @@ def likeliest(values: Float32[Tensor, "*batch n"]) -> Int64[Tensor, "..."]:
 def drawn(values: Float32[Tensor, " n"], temperature: float, uniform: float) -> int:
     """The place that a number from 0 up to 1 falls on, places being as wide as e^(value / temperature).
 
-    -1 where the largest value is no finite number. Blocks are summed first in float32, and their sums in double
-    precision, as the shares of one block are.
+    The largest value is finite. Blocks are summed first in float32, and their sums in double precision, as the shares
+    of one block are.
     """
     largest = values.max()
-    if not largest.isfinite():
-        return -1
     least = torch.finfo(torch.float32).tiny
     x = (values - largest) * (1.0 / torch.tensor(temperature, dtype=torch.float32).clamp_min(least))
     shares = _shares(x)

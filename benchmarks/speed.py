@@ -213,18 +213,27 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measured(threads: int, loaded: dict[str, Runner]) -> dict[str, Any]:
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in loaded}
-    bandwidth = []
+def measured(numbers: list[int], loaded: dict[str, Runner]) -> dict[str, Any]:
+    """Results by number of threads, which take turns too."""
+    times: dict[int, dict[str, list[tuple[float, float]]]] = {n: {name: [] for name in loaded} for n in numbers}
+    bandwidth: dict[int, list[float]] = {threads: [] for threads in numbers}
     for turn in range(TURNS + 1):
-        torch.set_num_threads(threads)
-        bandwidth.append(read_bandwidth(repeats=1))
-        for name, runner in loaded.items():
-            runner.use_threads(threads)
-            both = seconds(runner.read), seconds(runner.make)
-            if turn:
-                times[name].append(both)
-    rows = {
+        for threads in numbers:
+            torch.set_num_threads(threads)
+            bandwidth[threads].append(read_bandwidth(repeats=1))
+            for name, runner in loaded.items():
+                runner.use_threads(threads)
+                both = seconds(runner.read), seconds(runner.make)
+                if turn:
+                    times[threads][name].append(both)
+    return {
+        str(threads): {"bandwidth": max(bandwidth[threads]), "rows": _rows(times[threads], loaded)}
+        for threads in numbers
+    }
+
+
+def _rows(times: dict[str, list[tuple[float, float]]], loaded: dict[str, Runner]) -> dict[str, dict[str, float]]:
+    return {
         name: {
             "bits": loaded[name].bits,
             "prompt": PROMPT / statistics.median(read for read, _ in found),
@@ -232,7 +241,6 @@ def measured(threads: int, loaded: dict[str, Runner]) -> dict[str, Any]:
         }
         for name, found in times.items()
     }
-    return {"bandwidth": max(bandwidth), "rows": rows}
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -260,7 +268,7 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             loaded = dict(runners(options.only, Path(folder), options.one_by_one))
-            results = {str(threads): measured(threads, loaded) for threads in options.threads}
+            results = measured(options.threads, loaded)
         if not options.only:
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     console = Console(width=130)

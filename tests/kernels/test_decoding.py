@@ -41,8 +41,8 @@ def test_a_fused_product_is_rounded_once(seed: int, shift: int) -> None:
     a, b, c = (torch.randint(-(1 << bits), 1 << bits, (200,), generator=generator).float() for bits in (13, 12, 24))
     c = c * 2.0**shift
     found = reference.fused(a, b, c)
-    for *given, result in zip(a.tolist(), b.tolist(), c.tolist(), found.tolist(), strict=True):
-        x, y, z = map(Fraction, given)
+    for *numbers, result in zip(a.tolist(), b.tolist(), c.tolist(), found.tolist(), strict=True):
+        x, y, z = map(Fraction, numbers)
         near = (torch.nextafter(torch.tensor(result), torch.tensor(end)).item() for end in (-math.inf, math.inf))
         miss = abs(x * y + z - Fraction(result))
         even = torch.tensor(result).view(torch.int32).item() % 2 == 0
@@ -134,7 +134,13 @@ def test_many_rows_are_drawn_from_at_once(portable: bool, generator: torch.Gener
         reference.drawn(values[row], *rest) for row, *rest in zip(rows, temperatures, uniforms, strict=True)
     ]
     assert native.draw(values, [], [], [], [], portable) == []
-    for row, place, problem in ((-1, 0, "row"), (9, 0, "row"), (1, -1, "place"), (1, 60_001, "place"), (2, 5, "finite")):
+    for row, place, problem in (
+        (-1, 0, "row"),
+        (9, 0, "row"),
+        (1, -1, "place"),
+        (1, 60_001, "place"),
+        (2, 5, "finite"),
+    ):
         with pytest.raises(FormatError, match=problem):
             native.draw(values, [row], [place], [1.0], [0.5], portable)
     with pytest.raises(FormatError, match="numbers"):

@@ -333,10 +333,19 @@ class Product:
         if products_on_gpu(self._some) and dtype in (torch.float32, torch.bfloat16):
             found = self.take(torch.arange(begin, end, device=self._some.device))
             return None if found is None else found.to(dtype)
-        streams = any(isinstance(part, ShiftPart) for part in self.parts)
-        if streams or dtype not in (torch.float32, torch.bfloat16) or cpu.MISSING or self._some.device.type != "cpu":
+        if (
+            self._streams
+            or dtype not in (torch.float32, torch.bfloat16)
+            or cpu.MISSING
+            or self._some.device.type != "cpu"
+        ):
             return None
         return cpu.product_dense(self._native, begin, end, dtype)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether weights lie column by column."""
+        return any(isinstance(part, ShiftPart) for part in self.parts)
 
     @property
     def _some(self) -> Tensor:
@@ -379,11 +388,17 @@ def gated(
     bias: Float32[Tensor, " rows"] | None,
     arithmetic: Arithmetic,
 ) -> Callable[[int], None] | None:
-    """silu of the first half of the outputs of `between` times the second, as it finds them; None where nothing does so.
+    """silu of the first half of the outputs of `between` times the second, as it finds them; None where none does so.
 
-    Threads keep outputs to themselves, which a buffer of them would take from one processor's cache to another's.
+    Threads keep outputs to themselves, which a buffer of them would take from one processor's cache to another's. Of
+    streams of columns they would read twice as many, half as long.
     """
     alike = len(products) == 1 or (len(products) == 2 and products[0].rows == products[1].rows)
-    if not alike or outputs.shape[1] % TILE_UNIT or plain_backend(inputs) is not cpu:
+    if (
+        not alike
+        or any(product._streams for product in products)
+        or outputs.shape[1] % TILE_UNIT
+        or plain_backend(inputs) is not cpu
+    ):
         return None
     return cpu.bound_products([product._native for product in products], inputs, outputs, bias, arithmetic, True)

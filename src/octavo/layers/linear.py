@@ -134,7 +134,7 @@ class Linear:
         found: Float[Tensor, "most rows"],
         outputs: Float[Tensor, "most half"],
     ) -> list[Callable[[int], None]]:
-        """silu of the first half of the product times the second, prepared likewise; `found` is for what lies between."""
+        """silu of the first half of the product times the second, prepared likewise; `found` is for the product."""
         packed = [each for each in self._fused if each is not None]
         if _steps(inputs) and len(packed) == len(self.pieces):
             run = gated(packed, inputs, outputs, self.bias, self.arithmetic)

@@ -25,9 +25,7 @@ MAGIC = 12582912.0
 """1.5 · 2²³: a float32 to which this is added and from which it is taken again is a whole number."""
 
 
-def fused(
-    a: Float32[Tensor, "*a"], b: Float32[Tensor, "*b"], c: Float32[Tensor, "*c"]
-) -> Float32[Tensor, "*n"]:
+def fused(a: Float32[Tensor, "*a"], b: Float32[Tensor, "*b"], c: Float32[Tensor, "*c"]) -> Float32[Tensor, "*n"]:
     """a · b + c, rounded once (IEEE 754's fusedMultiplyAdd)."""
     product, added = a.double() * b.double(), c.double()
     total = product + added
@@ -50,11 +48,11 @@ def lane_sum(values: Float32[Tensor, "*batch n"]) -> Float32[Tensor, "*batch 1"]
     return lanes
 
 
-def lane_product(
-    values: Float32[Tensor, "*a n"], weights: Float32[Tensor, "*b n"]
-) -> Float32[Tensor, "*batch 1"]:
+def lane_product(values: Float32[Tensor, "*a n"], weights: Float32[Tensor, "*b n"]) -> Float32[Tensor, "*batch 1"]:
     """The sum of products, in the order that is described above."""
-    pieces = (torch.nn.functional.pad(each, (0, -each.shape[-1] % TILE)).split(TILE, dim=-1) for each in (values, weights))
+    pieces = (
+        torch.nn.functional.pad(each, (0, -each.shape[-1] % TILE)).split(TILE, dim=-1) for each in (values, weights)
+    )
     lanes = values.new_zeros(TILE)
     for value, weight in zip(*pieces, strict=True):
         lanes = fused(value, weight, lanes)

@@ -188,8 +188,10 @@ def scaled_grid(weights: NDArray[np.float32], steps: Steps, states: int = 1) -> 
     steps = replace(steps, column=steps.column - over)
     squares = np.square(weights, dtype=np.float32)
     row_inverse, column_inverse = (np.square(v, dtype=np.float64) for v in (steps.row_inverse, steps.column_inverse))
-    row = (squares @ column_inverse.astype(np.float32)).astype(np.float64) * row_inverse / len(column_inverse)
-    column = (row_inverse.astype(np.float32) @ squares).astype(np.float64) * column_inverse / len(row_inverse)
+    # OpenBLAS multiplies lanes of a register that it then drops; garbage there is no invalid value of ours.
+    with np.errstate(invalid="ignore"):
+        row = (squares @ column_inverse.astype(np.float32)).astype(np.float64) * row_inverse / len(column_inverse)
+        column = (row_inverse.astype(np.float32) @ squares).astype(np.float64) * column_inverse / len(row_inverse)
     whole = max(float(row.mean()), 1e-60)
     row_scale = bounded(scale_context.quarter_log2(np.sqrt(row)))
     column_scale = bounded(scale_context.quarter_log2(np.sqrt(column / whole)))

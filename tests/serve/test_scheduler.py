@@ -19,6 +19,7 @@ from octavo.decoding.sampling import Sampling
 from octavo.decoding.text import TextStream
 from octavo.hub.generate import generate
 from octavo.hub.text_model import load_text_model
+from octavo.serve import scheduler as scheduler_module
 from octavo.serve.metrics import Metrics
 from octavo.serve.opening import open_model
 from octavo.serve.prompts import text_tokens
@@ -73,8 +74,8 @@ Start = Callable[..., Scheduler]
 def start() -> Iterator[Start]:
     made: list[tuple[Scheduler, SteppingEngine]] = []
 
-    def begin(engine: SteppingEngine, waiting: int = 100) -> Scheduler:
-        scheduler = Scheduler(engine, waiting, deliver, Metrics())
+    def begin(engine: SteppingEngine, waiting: int = 100, **options: float) -> Scheduler:
+        scheduler = Scheduler(engine, waiting, deliver, Metrics(), **options)
         made.append((scheduler, engine))
         return scheduler
 
@@ -227,6 +228,24 @@ def test_a_stop_string_ends_the_answer_and_frees_the_slot(start: Start) -> None:
 
 def test_what_was_held_back_for_a_stop_string_comes_at_the_end(start: Start) -> None:
     assert ask(start(HashEngine(1)), job(), ("not in there",)).text() == expected(job())
+
+
+@pytest.mark.parametrize(("streams", "wait", "joined"), [(1, 1e9, False), (2, 1e9, True), (2, 0, False)])
+def test_text_waits_for_more_where_several_streams_are_sent(
+    start: Start, monkeypatch: pytest.MonkeyPatch, streams: int, wait: float, joined: bool
+) -> None:
+    monkeypatch.setattr(scheduler_module, "TURN", 1e9)
+    engine = HashEngine(2)
+    engine.gate.clear()
+    scheduler = start(engine, wait=wait)
+    jobs = [job(seed=seed) for seed in range(streams)]
+    readers = [ask(scheduler, each) for each in jobs]
+    engine.gate.set()
+    for reader, each in zip(readers, jobs, strict=True):
+        pieces = reader.all()
+        assert "".join(piece.text for piece in pieces) == expected(each)
+        # The first token is sent at once, the rest with the last.
+        assert [piece.tokens for piece in pieces] == ([1, 8] if joined else list(range(1, 9)))
 
 
 def test_a_refused_prompt_fails_alone(start: Start) -> None:

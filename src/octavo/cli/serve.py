@@ -27,6 +27,14 @@ def serve(
         typer.Option(min=2, help="Tokens of a prompt and its answer. Default: 4096, or as many as the model can."),
     ] = None,
     arithmetic: ArithmeticOption = "exact",
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="The longest that text of one of several streams waits for more of it; 0 sends each token at once.",
+        ),
+    ] = 0.1,
     max_body: Annotated[str, typer.Option(metavar="SIZE", help="The largest request, e.g. 1MiB.")] = "1MiB",
     api_key: Annotated[
         str | None, typer.Option(envvar="OCTAVO_API_KEY", help="What clients must send. Default: nothing.")
@@ -43,7 +51,7 @@ def serve(
         raise OctavoError(f"the server needs {error.name}", 'pip install "octavo[serve]"') from error
     from octavo.serve.opening import open_model
 
-    limits = Limits(queue, parse_size(max_body), api_key)
+    limits = Limits(queue, parse_size(max_body), api_key, wait)
     with bind(host, port) as bound:
         served = open_model(model, slots, context, name, arithmetic)
 

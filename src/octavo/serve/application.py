@@ -14,17 +14,19 @@ from octavo.serve.gates import BodyLimit, Counting, KeyCheck
 from octavo.serve.metrics import Metrics
 from octavo.serve.opening import ServedModel
 from octavo.serve.routes import router
+from octavo.serve.scheduler import LONGEST_WAIT
 from octavo.serve.service import Service
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server lets in.
+    """What the server lets in, and how long it keeps what it has.
 
     Attributes:
         queue: requests that may wait when every slot is taken; more get 429.
         max_body: bytes of a request's body; more get 413.
         api_key: what clients must send; None lets in everyone who reaches the server.
+        wait: seconds that text of one of several streams may wait for more of it, to go out in one piece.
 
     Raises:
         OctavoError: the key is empty.
@@ -33,6 +35,7 @@ class Limits:
     queue: int = 64
     max_body: int = 1 << 20
     api_key: str | None = None
+    wait: float = LONGEST_WAIT
 
     def __post_init__(self) -> None:
         if self.api_key == "":
@@ -45,7 +48,7 @@ def create_application(model: ServedModel, limits: Limits) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service = Service(model, limits.queue, metrics)
+        app.state.service = service = Service(model, limits.queue, limits.wait, metrics)
         try:
             yield
         finally:

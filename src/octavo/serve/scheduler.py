@@ -8,6 +8,7 @@ has not read lies in memory, and that is at most the tokens it asked for.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -25,6 +26,12 @@ from octavo.serve.stepping import SteppingEngine
 Finish = Literal["stop", "length"]
 
 log = logging.getLogger(__name__)
+
+TURN = 0.004
+"""Seconds that a stream's text waits for each other stream: sending a piece costs server and client processor time."""
+
+LONGEST_WAIT = 0.1
+"""Seconds that text waits at most by default; a reader sees no pause."""
 
 
 class QueueFullError(OctavoError):
@@ -54,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step adds to an answer.
+    """What one step adds to an answer, or several together.
 
     Attributes:
         text: new text, complete characters only; empty only with a `finish`.
@@ -82,13 +89,20 @@ Post = Callable[[list[tuple[Receiver, Event]]], None]
 
 @dataclass(eq=False)
 class Stream:
-    """A request on its way through the scheduler."""
+    """A request on its way through the scheduler.
+
+    Attributes:
+        unsent: text that waits for more, to go out in one piece with it.
+        sent: when the last piece went out.
+    """
 
     job: Job
     text: TextStream
     receive: Receiver
     submitted: float
     tokens: int = 0
+    unsent: str = ""
+    sent: float = -math.inf
     cancelled: bool = False
 
 
@@ -100,13 +114,17 @@ class Scheduler:
         queue: so many requests may wait when every slot is taken.
         post: called on the engine's thread with the events of a step; must return at once.
         metrics: where tokens, endings and times are counted.
+        wait: seconds that text of one of several streams may wait for more of it (see `TURN`).
     """
 
-    def __init__(self, engine: SteppingEngine, queue: int, post: Post, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: SteppingEngine, queue: int, post: Post, metrics: Metrics, wait: float = LONGEST_WAIT
+    ) -> None:
         self._engine = engine
         self._limit = engine.free + queue
         self._post = post
         self._metrics = metrics
+        self._longest = wait
         self._wake = threading.Condition()
         self._waiting: deque[Stream] = deque()
         self._active: dict[int, Stream] = {}
@@ -222,6 +240,7 @@ class Scheduler:
         self._metrics.step_seconds.observe(now - began)
         self._metrics.generated_tokens.inc(len(made))
         events: list[tuple[Receiver, Event]] = []
+        wait = min(TURN * (len(self._active) - 1), self._longest)
         for emitted in made:
             stream = self._active[emitted.slot]
             if stream.tokens == 0:
@@ -229,8 +248,10 @@ class Scheduler:
             piece = _piece(stream, emitted)
             if piece.finish is not None:
                 self._end_of(emitted.slot, emitted.finish, piece.finish)
-            if (piece.text or piece.finish) and not stream.cancelled:
+            due = piece.finish is not None or (piece.text and now - stream.sent >= wait)
+            if due and not stream.cancelled:
                 events.append((stream.receive, piece))
+                stream.unsent, stream.sent = "", now
         self._post(events)
 
     def _end_of(self, slot: int, engine_finish: Finish | None, finish: Finish) -> None:
@@ -247,10 +268,11 @@ class Scheduler:
 
 
 def _piece(stream: Stream, emitted: Emitted) -> Piece:
-    """What a new token adds to a stream's text."""
+    """What is to be sent of a stream that has a new token."""
     stream.tokens += 1
     # A stop token is no part of the text.
-    text = "" if emitted.finish == "stop" else stream.text.push(emitted.token)
+    if emitted.finish != "stop":
+        stream.unsent += stream.text.push(emitted.token)
     if emitted.finish is not None:
-        text += stream.text.finish()
-    return Piece(text, stream.tokens, "stop" if stream.text.stopped else emitted.finish)
+        stream.unsent += stream.text.finish()
+    return Piece(stream.unsent, stream.tokens, "stop" if stream.text.stopped else emitted.finish)

@@ -28,19 +28,21 @@ class Service:
     Args:
         model: what is served.
         queue: requests that may wait when every slot is taken.
+        wait: seconds that text of one of several streams may wait for more of it.
         metrics: where all of it is counted.
 
     Attributes:
         started: seconds since 1970.
     """
 
-    def __init__(self, model: ServedModel, queue: int, metrics: Metrics) -> None:
+    def __init__(self, model: ServedModel, queue: int, wait: float, metrics: Metrics) -> None:
         self.model = model
         self.metrics = metrics
         self.started = int(time.time())
         # One thread: tokenizers are not made to be used from several, and long prompts must not hold up the loop.
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="octavo-encode")
-        self._scheduler = Scheduler(model.engine, queue, partial(post_to, asyncio.get_running_loop()), metrics)
+        post = partial(post_to, asyncio.get_running_loop())
+        self._scheduler = Scheduler(model.engine, queue, post, metrics, wait)
 
     @property
     def healthy(self) -> bool:

@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo import kernels
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.kernels import cpu, entropy
 from octavo.kernels.cpu import entropy as native
-from octavo.kernels.entropy_streams import LANES, STATELESS, Layout, Machine, Tables, cumulative
+from octavo.kernels.entropy_streams import LANES, STATELESS, Layout, Machine, Tables, cumulative, trellis_machine
 from octavo.kernels.reference import entropy as reference
 from octavo.kernels.scale_contexts import FINEST, WIDTHS, contexts
+from octavo.kernels.trellis import POLYNOMIALS
 
 needs_native = pytest.mark.skipif(bool(cpu.MISSING), reason=f"the C++ kernels are not built: {cpu.MISSING}")
 BACKENDS = [pytest.param(native, marks=needs_native, id="C++"), pytest.param(reference, id="reference")]
@@ -150,8 +152,22 @@ def test_cpp_codes_rows_word_for_word(seed: int, rows: int, columns: int, statel
     found, found_lengths = native.encode_rows(indices, layout, tables, machine)
     np.testing.assert_array_equal(found, words)
     np.testing.assert_array_equal(found_lengths, lengths)
-    np.testing.assert_array_equal(native.decode_rows(words, lengths, layout, tables, machine), indices)
-    np.testing.assert_array_equal(reference.decode_rows(words, lengths, layout, tables, machine), indices)
+    for backend in (native, reference):
+        np.testing.assert_array_equal(backend.decode_rows(words, lengths, layout, tables, machine, False), indices)
+    positions = reference.decode_rows(words, lengths, layout, tables, machine, True)
+    np.testing.assert_array_equal(native.decode_rows(words, lengths, layout, tables, machine, True), positions)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("states", POLYNOMIALS)
+def test_positions_are_the_values_of_a_trellis(backend: ModuleType, states: int) -> None:
+    machine = trellis_machine(states)
+    indices, layout, tables = random_grid(np.random.default_rng(states), (40, 9), machine)
+    words, lengths = backend.encode_rows(indices, layout, tables, machine)
+    found = backend.decode_rows(words, lengths, layout, tables, machine, True)
+    # Paths begin anew in no block: blocks are of columns.
+    expected = kernels.trellis_values(torch.from_numpy(indices), states)
+    np.testing.assert_array_equal(found, expected.numpy())
 
 
 @needs_native
@@ -174,7 +190,7 @@ def test_the_machine_chooses_the_tables(backend: ModuleType) -> None:
     tables = Tables(halves, np.repeat(np.array([2, 7], np.int32), layout.contexts))
     indices = np.array([[2, 3, 3], [3, 8, 7], [7, 2, 8], [7, 2, 3]], np.int16)
     words, lengths = backend.encode_rows(indices, layout, tables, machine)
-    np.testing.assert_array_equal(backend.decode_rows(words, lengths, layout, tables, machine), indices)
+    np.testing.assert_array_equal(backend.decode_rows(words, lengths, layout, tables, machine, False), indices)
     with pytest.raises(FormatError, match="not in its frequency table"):
         backend.encode_rows(indices[::-1].copy(), layout, tables, machine)
 
@@ -212,7 +228,7 @@ def test_damage_is_an_error_or_integers_of_the_tables(
     for backend in (entropy, reference):
         try:
             if rows:
-                found.append(backend.decode_rows(words, lengths, layout, tables, machine))
+                found.append(backend.decode_rows(words, lengths, layout, tables, machine, False))
             else:
                 found.append(backend.decode_grid(words, lengths, layout, tables))
         except CheckpointError:

@@ -50,7 +50,7 @@ def arguments(name: str) -> dict[str, Any]:
     return {
         "ans_decode_grouped": {**stream(), "counts": counts, **entries(), "out": flat, "threads": 1},
         "ans_decode_grid": {**stream(), **grid(), "out": matrix},
-        "ans_decode_rows": {**stream(), **grid(), **machine(), "out": matrix},
+        "ans_decode_rows": {**stream(), **grid(), **machine(), "positions": True, "out": matrix},
         "ans_encode_grouped": {"integers": flat, "counts": counts, **entries(), **room(24), "threads": 1},
         "ans_encode_grid": {"indices": matrix, **grid(), **room(EXTENT * COLUMNS)},
         "ans_encode_rows": {"indices": matrix, **grid(), **machine(), **room(ROWS * EXTENT)},

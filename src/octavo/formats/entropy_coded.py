@@ -34,7 +34,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,17 +56,14 @@ from octavo.formats.rounding import Rounder
 from octavo.formats.scaling import Scaling, block_statistic
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import entropy
-from octavo.kernels.entropy_streams import LANES, Layout, Machine
-from octavo.kernels.trellis import POLYNOMIALS, polynomials
+from octavo.kernels.entropy_streams import LANES, Layout, trellis_machine
+from octavo.kernels.trellis import POLYNOMIALS
 
 VERSION = 3
 """Earlier ones are not read: their tables were not deflated, and their paths through a trellis ended every few rows."""
 
 CODES = 1 << 17
 """Codes to a block of an entropy-coded codebook format."""
-
-TOGETHER = 16
-"""Columns whose paths through a trellis are followed at once."""
 
 SHARES = 128
 """Parts of a step that centroids are stored in."""
@@ -319,7 +316,7 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     if grid.states == 1:
         blocks, lengths = entropy.encode_grid(indices, layout, ans.coder_tables(tables))
     else:
-        blocks, lengths = entropy.encode_rows(indices, layout, ans.coder_tables(tables), _machine(grid.states))
+        blocks, lengths = entropy.encode_rows(indices, layout, ans.coder_tables(tables), trellis_machine(grid.states))
     origins, side_tables, integers, contexts = _side(grid)
     side = ans.encode(integers, contexts, side_tables)
     packed_side, packed = ans.pack_tables(side_tables), ans.pack_tables(tables)
@@ -331,15 +328,6 @@ def encode_grid(matrix: NDArray[np.float32], grid: Grid) -> NDArray[np.uint8]:
     words = np.concatenate([side, blocks]).astype("<u4").view(np.uint8)
     pieces = [np.frombuffer(header, np.uint8), packed_side, packed, lengths.astype("<u4").view(np.uint8), words]
     return np.concatenate(pieces)
-
-
-@cache
-def _machine(states: int) -> Machine:
-    """The trellis as the entropy coder follows it."""
-    h0, h1 = polynomials(states)
-    state = np.arange(states)
-    following = (state >> 1) ^ np.where(state & 1, h0, 0)
-    return Machine(np.stack([following, following ^ h1], 1).astype(np.uint8), (state & 1).astype(np.uint8))
 
 
 def _side(grid: Grid) -> tuple[list[int], list[ans.Table | None], NDArray[np.int32], NDArray[np.uint8]]:
@@ -384,11 +372,9 @@ def _decode_grid(coded: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDA
     if states == 1:
         codes = entropy.decode_grid(words[side_words:], lengths, layout, ans.coder_tables(tables))
     else:
-        codes = entropy.decode_rows(words[side_words:], lengths, layout, ans.coder_tables(tables), _machine(states))
-        # Column by column, and some at a time: the whole is the largest thing in memory.
-        for start in range(0, columns, TOGETHER):
-            own = np.ascontiguousarray(codes[:, start : start + TOGETHER])
-            codes[:, start : start + TOGETHER] = kernels.trellis_values(torch.from_numpy(own), states).numpy()
+        codes = entropy.decode_rows(
+            words[side_words:], lengths, layout, ans.coder_tables(tables), trellis_machine(states), positions=True
+        )
     parts = {
         "row_step": torch.from_numpy(row),
         "column_step": torch.from_numpy(column),

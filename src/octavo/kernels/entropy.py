@@ -76,7 +76,12 @@ def encode_grid(indices: Indices, layout: Layout, tables: Tables) -> tuple[Words
 
 
 def decode_rows(
-    words: Words, lengths: Lengths, layout: Layout, tables: Tables, machine: Machine = STATELESS
+    words: Words,
+    lengths: Lengths,
+    layout: Layout,
+    tables: Tables,
+    machine: Machine = STATELESS,
+    positions: bool = False,
 ) -> Indices:
     """The indices of a grid from blocks in row order, int16 [rows, columns].
 
@@ -86,13 +91,15 @@ def decode_rows(
         layout: of the grid.
         tables: of the contexts under quantizer 0, then of those under quantizer 1, …
         machine: which quantizer an index has, by the indices above it in its column and block.
+        positions: what the index stands for in the place of it: ±k of quantizer q for ±(2k - q), 0 for 0 (see
+            octavo.kernels.trellis).
 
     Raises:
         CheckpointError: no encoder wrote these words for such a layout and tables.
     """
     _check_lengths(words, lengths, len(layout.strips()))
     _check_tables(tables, layout.contexts * machine.quantizers)
-    return entropy_backend().decode_rows(words, lengths, layout, tables, machine)
+    return entropy_backend().decode_rows(words, lengths, layout, tables, machine, positions)
 
 
 def encode_rows(

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.kernels.scale_contexts import FINEST, WIDTHS
+from octavo.kernels.trellis import polynomials
 
 PRECISION = 24
 """Bits of a probability."""
@@ -168,3 +169,16 @@ class Machine:
 
 STATELESS = Machine(np.zeros((1, 2), np.uint8), np.zeros(1, np.uint8))
 """The machine of grids whose contexts depend on nothing but scales."""
+
+
+@cache
+def trellis_machine(states: int) -> Machine:
+    """The machine whose quantizers are those of a trellis (octavo.kernels.trellis).
+
+    Raises:
+        FormatError: there is no trellis of so many states.
+    """
+    h0, h1 = polynomials(states)
+    state = np.arange(states)
+    following = (state >> 1) ^ np.where(state & 1, h0, 0)
+    return Machine(np.stack([following, following ^ h1], 1).astype(np.uint8), (state & 1).astype(np.uint8))

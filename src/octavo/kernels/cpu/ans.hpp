@@ -79,9 +79,10 @@ bool decode_grouped(const std::uint32_t* words, const Offsets& offsets, const st
 bool decode_grid(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Search& search,
                  std::int16_t* out, std::size_t threads);
 
-// A grid's indices in strips of columns, each row by row, from `lanes` interleaved coders.
+// A grid's indices in strips of columns, each row by row, from `lanes` interleaved coders; or their positions, index ±k
+// of quantizer q being at ±(2k - q) and 0 at 0.
 bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
-                 const Search& search, std::int16_t* out, std::size_t threads);
+                 const Search& search, bool positions, std::int16_t* out, std::size_t threads);
 
 // Columns j, j + lanes, … of a strip belong to one coder of those that share its words.
 constexpr std::size_t lanes = 4;

@@ -36,6 +36,15 @@ class Walk {
                 states_[j] = machine_.next[2 * states_[j] + (row[j] & 1)];
     }
 
+    // The same, and indices become positions.
+    void leave_positions(std::int16_t* row) {
+        for (std::size_t j = 0; j < grid_.columns; ++j) {
+            const int index = row[j], sign = (index > 0) - (index < 0);
+            row[j] = static_cast<std::int16_t>(2 * index - sign * machine_.quantizer[states_[j]]);
+            states_[j] = machine_.next[2 * states_[j] + (index & 1)];
+        }
+    }
+
   private:
     const Grid& grid_;
     const Machine& machine_;
@@ -54,7 +63,8 @@ Grid strip_of(const Grid& grid, std::size_t strip) {
 
 // `out` points to the strip's first weight, rows being `pitch` weights apart.
 bool decode_strip(const std::uint32_t* word, const std::uint32_t* end, const Grid& grid, const Machine& machine,
-                  const Search& search, const std::vector<View>& views, std::int16_t* out, std::size_t pitch) {
+                  const Search& search, const std::vector<View>& views, bool positions, std::int16_t* out,
+                  std::size_t pitch) {
     if (static_cast<std::size_t>(end - word) < head) return false;
     std::uint64_t state[lanes];
     for (std::size_t lane = 0; lane < lanes; ++lane, word += 2) {
@@ -79,7 +89,8 @@ bool decode_strip(const std::uint32_t* word, const std::uint32_t* end, const Gri
             for (std::size_t lane = 0; lane < lanes; ++lane) step(state[lane], views[tables[j + lane]], to[j + lane]);
         for (std::size_t lane = 0; j + lane < grid.columns; ++lane)
             step(state[lane], views[tables[j + lane]], to[j + lane]);
-        walk.leave(to);
+        if (positions) walk.leave_positions(to);
+        else walk.leave(to);
     }
     for (const std::uint64_t rest : state)
         if (rest != least_state) return false;
@@ -119,14 +130,14 @@ std::int64_t encode_strip(const std::int16_t* indices, std::size_t pitch, const 
 }  // namespace
 
 bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
-                 const Search& search, std::int16_t* out, std::size_t threads) {
+                 const Search& search, bool positions, std::int16_t* out, std::size_t threads) {
     std::vector<View> views;
     for (std::size_t table = 0; table < search.tables().size(); ++table) views.push_back(view(search, table));
     std::atomic<bool> sound = true;
     in_ranges(grid.strips(), 1, grid.rows * grid.extent, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t strip = begin; strip < end; ++strip)
             if (!decode_strip(words + offsets[strip], words + offsets[strip + 1], strip_of(grid, strip), machine,
-                              search, views, out + strip * grid.extent, grid.columns))
+                              search, views, positions, out + strip * grid.extent, grid.columns))
                 sound = false;
     }, least);
     return sound;

@@ -52,10 +52,15 @@ def encode_grid(
 
 
 def decode_rows(
-    words: NDArray[np.uint32], lengths: NDArray[np.int64], layout: Layout, tables: Tables, machine: Machine
+    words: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    layout: Layout,
+    tables: Tables,
+    machine: Machine,
+    positions: bool,
 ) -> NDArray[np.int16]:
     out = np.empty(layout.shape, np.int16)
-    arguments = *_scales(layout), *_states(machine), *_flat(tables), out, torch.get_num_threads()
+    arguments = *_scales(layout), *_states(machine), *_flat(tables), positions, out, torch.get_num_threads()
     if not cpu._extension().ans_decode_rows(*_stream(words, lengths), *arguments):
         raise damaged()
     return out

@@ -60,7 +60,12 @@ def encode_grid(
 
 
 def decode_rows(
-    words: NDArray[np.uint32], lengths: NDArray[np.int64], layout: Layout, tables: Tables, machine: Machine
+    words: NDArray[np.uint32],
+    lengths: NDArray[np.int64],
+    layout: Layout,
+    tables: Tables,
+    machine: Machine,
+    positions: bool,
 ) -> NDArray[np.int16]:
     out = np.empty(layout.shape, np.int16)
     blocks = np.split(words, np.cumsum(lengths)[:-1])
@@ -89,7 +94,10 @@ def decode_rows(
                     coder = coder if word is None else coder << 32 | word
                 coders[column % LANES] = coder
                 found[row, column] = tables.lowest[number] + symbol
-            states = machine.next[states, found[row] & 1]
+            index = found[row].copy()
+            if positions:
+                found[row] = 2 * index - np.sign(index) * machine.quantizer[states]
+            states = machine.next[states, index & 1]
         if coders != [_LEAST] * LANES or next(waiting, None) is not None:
             raise damaged()
     return out

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from math import prod
 from pathlib import Path
 
 # All that a run imports comes before the first reading.
@@ -26,7 +27,6 @@ from octavo.hub.stored import open_stored
 from octavo.models.decoder_loading import load_decoder
 
 MEGABYTE = 1e6
-TOKENS = 900
 
 
 def held(kind: str) -> float:
@@ -41,24 +41,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--arithmetic", choices=("exact", "int8"), default="int8")
+    parser.add_argument("--keep", choices=("resident", "stored"), default="resident")
+    parser.add_argument("--tokens", type=int, default=900)
     options = parser.parse_args()
     stored = sum(path.stat().st_size for path in options.model.glob("*.safetensors")) / MEGABYTE
+    model = open_stored(options.model)
+    model.dense(min(model.names, key=lambda name: prod(model.shape(name))))  # so that code is in memory, too
     begin = held("VmRSS")
     with torch.inference_mode():
-        decoder = load_decoder(open_stored(options.model), arithmetic=options.arithmetic)
+        decoder = load_decoder(model, arithmetic=options.arithmetic, keep=options.keep)
     peak = held("VmHWM") - begin
     print(f"file {stored:.1f} MB; loading peaks at {peak:.1f} MB, {100 * (peak / stored - 1):+.1f} %")
     print(f"weights take {decoder.nbytes / MEGABYTE:.1f} MB in memory")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     engine = Engine(decoder, slots=1, context=1024)
-    engine.admit([1, 2, 3], Sampling(), TOKENS)
+    engine.admit([1, 2, 3], Sampling(), options.tokens)
     few = 0.0
-    for made in range(TOKENS):
+    for made in range(options.tokens):
         engine.step()
         few = held("VmRSS") if made == 16 else few
     grown = held("VmHWM") - few
     cache = engine.cache.nbytes / MEGABYTE
-    print(f"{TOKENS - 16} tokens add {grown:.1f} MB; the cache of 1,024 tokens is {cache:.1f} MB")
+    print(f"{options.tokens - 16} tokens add {grown:.1f} MB; the cache of 1,024 tokens is {cache:.1f} MB")
 
 
 if __name__ == "__main__":

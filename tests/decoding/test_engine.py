@@ -98,6 +98,13 @@ def test_company_changes_nothing_of_packed_models(fmt: str, arithmetic: Arithmet
     check_company(load_decoder(open_stored(tmp_path / "packed"), arithmetic=arithmetic))
 
 
+@pytest.mark.parametrize("fmt", ["grid(states=8)@3.0 separable ans", "int(levels=3) b32 absmean:bf16"])
+def test_company_changes_nothing_of_models_kept_as_stored(fmt: str, tmp_path: Path) -> None:
+    make("smollm2", tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed", Format.parse(fmt))
+    check_company(load_decoder(open_stored(tmp_path / "packed"), keep="stored"))
+
+
 def test_a_slot_forgets_what_was_there(decoder: Decoder) -> None:
     engine = Engine(decoder, 2, 64)
     expected = alone(decoder, PROMPTS[0], Sampling())

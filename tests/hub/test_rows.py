@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from octavo.formats import grid_stream
 from octavo.formats.format import Format
-from octavo.formats.rows import select_rows, slice_rows
+from octavo.formats.rows import pieces, select_rows, slice_rows
 from octavo.formats.tensor import QuantizedTensor
 from octavo.hub.packed import PackedTensor
 
@@ -97,6 +98,44 @@ def test_a_slice_of_rows_is_that_of_the_whole(text: str, shape: tuple[int, int],
     whole, rows = quantized.dequantize(), shape[0]
     for start, stop in ((0, rows), (rows - 1, rows), (0, 1), (rows // 3, rows // 2 + 1)):
         assert torch.equal(slice_rows(quantized, start, stop), whole[start:stop])
+
+
+CODED = (
+    "grid(step=0.3) channel rms:fp32 ans",
+    "grid(step=0.3,states=8) separable ans",
+    "nf4 b16 absmax:bf16 ans",
+    "cbrt-t(df=5,levels=11) tensor absmax:bf16 ans",
+)
+
+
+@pytest.mark.parametrize("text", [*CODED, "e2m1 b16 absmax:bf16", "int@3 b32 absmax:bf16 outliers=0.05"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pieces_make_up_the_whole(
+    text: str, threads: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Several blocks of each kind, whose bounds lie inside rows; blocks of columns in several runs of rows.
+    monkeypatch.setattr(grid_stream, "PIECE", 1 << 15)
+    quantized = Format.parse(text).quantize(torch.randn(450, 700, generator=generator))
+    whole, before = quantized.dequantize(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for begin, end in ((0, 450), (449, 450), (0, 1), (120, 260)):
+            found, times = torch.zeros(450, 700), torch.zeros(450, 700)
+            for piece in pieces(quantized, begin, end):
+                found[piece.rows, piece.columns] = piece.values
+                times[piece.rows, piece.columns] += 1
+            assert torch.equal(found[begin:end], whole[begin:end])
+            assert bool((times[begin:end] == 1).all())
+            assert int(times.max()) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("text", CODED)
+def test_rows_of_a_coded_tensor(text: str, generator: torch.Generator) -> None:
+    quantized = Format.parse(text).quantize(torch.randn(450, 700, generator=generator))
+    index = torch.tensor([0, 449, 3, 3, 187, 186])
+    assert torch.equal(select_rows(quantized, index), quantized.dequantize()[index])
 
 
 def as_weight(quantized: QuantizedTensor) -> PackedTensor:

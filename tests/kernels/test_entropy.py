@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -15,7 +17,7 @@ from octavo import kernels
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.kernels import cpu, entropy
 from octavo.kernels.cpu import entropy as native
-from octavo.kernels.entropy_streams import LANES, STATELESS, Layout, Machine, Tables, cumulative, trellis_machine
+from octavo.kernels.entropy_streams import LANES, STATELESS, Layout, Machine, Place, Tables, cumulative, trellis_machine
 from octavo.kernels.reference import entropy as reference
 from octavo.kernels.scale_contexts import FINEST, WIDTHS, contexts
 from octavo.kernels.trellis import POLYNOMIALS
@@ -32,6 +34,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+def whole(backend: ModuleType, words: np.ndarray, lengths: np.ndarray, layout: Layout, *rest: object) -> np.ndarray:
+    """All rows at once."""
+    return backend.decode_rows(words, lengths, layout, *rest, Place.top(layout), False)
 
 
 def random_tables(rng: np.random.Generator, number: int, longest: int = 120) -> Tables:
@@ -153,9 +160,32 @@ def test_cpp_codes_rows_word_for_word(seed: int, rows: int, columns: int, statel
     np.testing.assert_array_equal(found, words)
     np.testing.assert_array_equal(found_lengths, lengths)
     for backend in (native, reference):
-        np.testing.assert_array_equal(backend.decode_rows(words, lengths, layout, tables, machine, False), indices)
-    positions = reference.decode_rows(words, lengths, layout, tables, machine, True)
-    np.testing.assert_array_equal(native.decode_rows(words, lengths, layout, tables, machine, True), positions)
+        np.testing.assert_array_equal(whole(backend, words, lengths, layout, tables, machine, False), indices)
+    positions = whole(reference, words, lengths, layout, tables, machine, True)
+    np.testing.assert_array_equal(whole(native, words, lengths, layout, tables, machine, True), positions)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(SEEDS, st.integers(1, 12), st.integers(1, 30), st.lists(st.integers(1, 11), max_size=4), st.booleans())
+def test_rows_are_decoded_some_at_a_time(
+    backend: ModuleType, seed: int, rows: int, columns: int, cuts: list[int], positions: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    machine = random_machine(rng)
+    indices, layout, tables = random_grid(rng, (rows, columns), machine)
+    words, lengths = entropy.encode_rows(indices, layout, tables, machine)
+    place, found = Place.top(layout), []
+    bounds = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
+    for first, last in pairwise(bounds):
+        part = replace(layout, row_scale=layout.row_scale[first:last])
+        more = last < rows
+        found.append(backend.decode_rows(words, lengths, part, tables, machine, positions, place, more))
+    expected = whole(reference, words, lengths, layout, tables, machine, positions)
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    # What comes after the last row is noticed.
+    longer, lengths[-1] = np.append(words, np.uint32(1)), lengths[-1] + 1
+    with pytest.raises(CheckpointError, match="damaged"):
+        whole(backend, longer, lengths, layout, tables, machine, positions)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -164,7 +194,7 @@ def test_positions_are_the_values_of_a_trellis(backend: ModuleType, states: int)
     machine = trellis_machine(states)
     indices, layout, tables = random_grid(np.random.default_rng(states), (40, 9), machine)
     words, lengths = backend.encode_rows(indices, layout, tables, machine)
-    found = backend.decode_rows(words, lengths, layout, tables, machine, True)
+    found = whole(backend, words, lengths, layout, tables, machine, True)
     # Paths begin anew in no block: blocks are of columns.
     expected = kernels.trellis_values(torch.from_numpy(indices), states)
     np.testing.assert_array_equal(found, expected.numpy())
@@ -190,7 +220,7 @@ def test_the_machine_chooses_the_tables(backend: ModuleType) -> None:
     tables = Tables(halves, np.repeat(np.array([2, 7], np.int32), layout.contexts))
     indices = np.array([[2, 3, 3], [3, 8, 7], [7, 2, 8], [7, 2, 3]], np.int16)
     words, lengths = backend.encode_rows(indices, layout, tables, machine)
-    np.testing.assert_array_equal(backend.decode_rows(words, lengths, layout, tables, machine, False), indices)
+    np.testing.assert_array_equal(whole(backend, words, lengths, layout, tables, machine, False), indices)
     with pytest.raises(FormatError, match="not in its frequency table"):
         backend.encode_rows(indices[::-1].copy(), layout, tables, machine)
 
@@ -228,7 +258,7 @@ def test_damage_is_an_error_or_integers_of_the_tables(
     for backend in (entropy, reference):
         try:
             if rows:
-                found.append(backend.decode_rows(words, lengths, layout, tables, machine, False))
+                found.append(whole(backend, words, lengths, layout, tables, machine, False))
             else:
                 found.append(backend.decode_grid(words, lengths, layout, tables))
         except CheckpointError:

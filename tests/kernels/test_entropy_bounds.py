@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from octavo.kernels import cpu
+from octavo.kernels.entropy_streams import LANES
 
 pytestmark = pytest.mark.skipif(bool(cpu.MISSING), reason=f"the C++ kernels are not built: {cpu.MISSING}")
 
@@ -34,6 +35,11 @@ def machine() -> dict[str, Any]:
     return {"next": np.zeros((1, 2), np.uint8), "quantizer": np.zeros(1, np.uint8)}
 
 
+def place() -> dict[str, Any]:
+    coders = np.zeros((BLOCKS, LANES + 1), np.uint64)
+    return {"coders": coders, "states": np.zeros(COLUMNS, np.uint8), "more": False}
+
+
 def stream() -> dict[str, Any]:
     return {"words": np.ones(30, np.uint32), "lengths": np.array([10, 10, 10])}
 
@@ -50,7 +56,7 @@ def arguments(name: str) -> dict[str, Any]:
     return {
         "ans_decode_grouped": {**stream(), "counts": counts, **entries(), "out": flat, "threads": 1},
         "ans_decode_grid": {**stream(), **grid(), "out": matrix},
-        "ans_decode_rows": {**stream(), **grid(), **machine(), "positions": True, "out": matrix},
+        "ans_decode_rows": {**stream(), **grid(), **machine(), "positions": True, **place(), "out": matrix},
         "ans_encode_grouped": {"integers": flat, "counts": counts, **entries(), **room(24), "threads": 1},
         "ans_encode_grid": {"indices": matrix, **grid(), **room(EXTENT * COLUMNS)},
         "ans_encode_rows": {"indices": matrix, **grid(), **machine(), **room(ROWS * EXTENT)},
@@ -90,6 +96,12 @@ WRONG = [
     *((name, {"column_scale": np.zeros(COLUMNS - 1, np.int16)}) for name in GRIDS),
     *((name, {"width": wrong}) for name in GRIDS for wrong in (0, 3, 8, -1)),
     *((name, {"extent": wrong}) for name in GRIDS for wrong in (0, 1, 3, -2, 2**62)),
+    *(
+        ("ans_decode_rows", {"coders": np.zeros(shape, np.uint64)})
+        for shape in ((BLOCKS, LANES), (BLOCKS - 1, LANES + 1), (BLOCKS + 1, LANES + 1))
+    ),
+    *(("ans_decode_rows", {"states": np.zeros(size, np.uint8)}) for size in (COLUMNS - 1, COLUMNS + 1)),
+    ("ans_decode_rows", {"states": np.ones(COLUMNS, np.uint8)}),
     *((name, {"next": np.full((1, 2), 1, np.uint8)}) for name in MACHINES),
     *((name, {"next": np.zeros((2, 2), np.uint8)}) for name in MACHINES),
     *((name, {"next": np.zeros((1, 3), np.uint8)}) for name in MACHINES),

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from packed_directory import FORMATS, pack
+from safetensors.torch import load_file, save_file
 from tiny_decoders import FAMILIES, make
 
-from octavo.base.errors import ModelError
+from octavo.base.errors import CheckpointError, ModelError
+from octavo.base.keeping import Keeping
 from octavo.formats.format import Format
 from octavo.hub.stored import open_stored
 from octavo.models.decoder import Decoder
@@ -18,6 +20,7 @@ from octavo.models.decoder_loading import load_decoder
 from octavo.models.decoder_step import DecodingStep
 
 TOLERANCE = 1e-4
+TERNARY = "int(levels=3) b32 absmean:bf16"
 ENTROPY_CODED = ("grid(states=8)@3.0 separable ans", "cbrt-t(df=5)@4 b64 absmax:bf16 ans")
 
 
@@ -67,11 +70,19 @@ def test_a_step_after_a_step_may_be_a_prompt(pair: tuple[Any, Decoder], generato
     assert (found - decoder.logits(tokens)[0, -1]).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("fmt", [*FORMATS, *ENTROPY_CODED])
-def test_packed_weights_compute_with_their_values(fmt: str, tmp_path: Path, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    ("fmt", "keep"),
+    [
+        *((fmt, "resident") for fmt in (*FORMATS, *ENTROPY_CODED)),
+        *((fmt, "stored") for fmt in (TERNARY, *ENTROPY_CODED)),
+    ],
+)
+def test_packed_weights_compute_with_their_values(
+    fmt: str, keep: Keeping, tmp_path: Path, generator: torch.Generator
+) -> None:
     make("qwen2", tmp_path / "dense")
     pack(tmp_path / "dense", tmp_path / "packed", Format.parse(fmt))
-    dense, packed = (load_decoder(open_stored(tmp_path / name)) for name in ("dense", "packed"))
+    dense, packed = (load_decoder(open_stored(tmp_path / name), keep=keep) for name in ("dense", "packed"))
     tokens = torch.randint(0, 61, (1, 12), generator=generator)
     assert torch.allclose(packed.logits(tokens), dense.logits(tokens), atol=1e-5)
     for decoder in (dense, packed):
@@ -80,6 +91,11 @@ def test_packed_weights_compute_with_their_values(fmt: str, tmp_path: Path, gene
         found = [step([token], [0]).clone() for token in tokens[0].tolist()]
         assert (torch.stack(found, dim=1) - dense.logits(tokens)).abs().max() < TOLERANCE
     assert packed.nbytes < dense.nbytes
+    if keep == "stored":
+        stored = open_stored(tmp_path / "packed")
+        files = [stored.quantized(name) for name in stored.entries]
+        norms = sum(stored.dense(name).nbytes for name in stored.names if name not in stored.entries)
+        assert packed.nbytes == norms + sum(part.nbytes for each in files if each for part in each.parts.values())
 
 
 @pytest.mark.parametrize("kind", ["llama 2", "qwen2", "qwen3"])
@@ -105,6 +121,29 @@ def test_arithmetic_has_a_name(pair: tuple[Any, Decoder], tmp_path: Path) -> Non
     pair[0].save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no arithmetic 'int4'"):
         load_decoder(open_stored(tmp_path), arithmetic="int4")  # pyright: ignore[reportArgumentType]
+
+
+def test_forms_in_memory_have_a_name(pair: tuple[Any, Decoder], tmp_path: Path) -> None:
+    pair[0].save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot be kept 'dense'"):
+        load_decoder(open_stored(tmp_path), keep="dense")  # pyright: ignore[reportArgumentType]
+
+
+def test_damage_of_a_stream_is_noticed_where_it_is_used(tmp_path: Path) -> None:
+    make("qwen2", tmp_path / "dense")
+    pack(tmp_path / "dense", tmp_path / "packed", Format.parse(ENTROPY_CODED[0]))
+    file = tmp_path / "packed" / "model.safetensors"
+    parts = load_file(file)
+    name = "model.layers.0.mlp.down_proj.weight.coded"
+    whole = parts[name].clone()
+    parts[name][-5:] ^= 85
+    save_file(parts, file, {"format": "pt"})
+    decoder = load_decoder(open_stored(tmp_path / "packed"), keep="stored")
+    with pytest.raises(CheckpointError, match="entropy-coded tensor is damaged"):
+        decoder.logits(torch.tensor([[1, 2]]))
+    save_file({**parts, name: whole[:-4].clone()}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.layers\.0\.mlp\.down_proj\.weight: .* is damaged"):
+        load_decoder(open_stored(tmp_path / "packed"), keep="stored")
 
 
 def test_bfloat16_stays_as_it_is_stored(tmp_path: Path, generator: torch.Generator) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from octavo.base.errors import CheckpointError, FormatError
 from octavo.formats import Importance, parse
-from octavo.formats.entropy_coded import decoded, encode_grid, grid_of, side_bits
+from octavo.formats.entropy_coded import decoded, grid_of
 from octavo.formats.grid_census import take_census
 from octavo.formats.grid_codes import LARGEST, Grid
 from octavo.formats.grid_resident import grown_bits
+from octavo.formats.grid_stream import encode_grid, side_bits
 from octavo.formats.tensor import QuantizedTensor
 
 SEEDS = st.integers(0, 2**32 - 1)

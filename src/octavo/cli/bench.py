@@ -9,6 +9,7 @@ import typer
 from octavo.base.units import format_size
 from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import print_table
+from octavo.cli.keeping import KeepingOption
 
 
 def bench(
@@ -17,6 +18,7 @@ def bench(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens that are made after it.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements; the median counts.")] = 3,
     arithmetic: ArithmeticOption = "exact",
+    keep: KeepingOption = "resident",
 ) -> None:
     """Measure tokens a second for a prompt and for the answer, bytes read, bandwidth against the roofline, memory."""
     from octavo.base.memory import peak_memory, resident_memory
@@ -26,7 +28,7 @@ def bench(
 
     stored = open_stored(model)
     before = resident_memory()
-    decoder = load_decoder(stored, arithmetic=arithmetic)
+    decoder = load_decoder(stored, arithmetic=arithmetic, keep=keep)
     loaded = peak_memory()
     found = measure_speed(decoder, prompt, tokens, repeats)
     rows = [

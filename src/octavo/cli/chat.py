@@ -14,6 +14,7 @@ import typer
 from octavo.base.errors import ModelError
 from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import printable
+from octavo.cli.keeping import KeepingOption
 
 if TYPE_CHECKING:
     from octavo.serve.conversation import Conversation
@@ -42,6 +43,7 @@ def chat(
         typer.Option(min=2, help="Tokens of the conversation. Default: 4096, or as many as the model can."),
     ] = None,
     arithmetic: ArithmeticOption = "exact",
+    keep: KeepingOption = "resident",
 ) -> None:
     """Talk to a model. /reset begins anew, /exit leaves, Ctrl-C stops an answer and keeps the conversation.
 
@@ -52,7 +54,9 @@ def chat(
     from octavo.serve.opening import open_model
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(open_model(model, 1, context, arithmetic=arithmetic), sampling, tokens, system)
+    conversation = Conversation(
+        open_model(model, 1, context, arithmetic=arithmetic, keep=keep), sampling, tokens, system
+    )
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         typer.echo(f"{model}: {COMMANDS}", err=True)

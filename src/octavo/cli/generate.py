@@ -10,6 +10,7 @@ import typer
 from octavo.base.units import format_size
 from octavo.cli.arithmetic import ArithmeticOption
 from octavo.cli.console import printable
+from octavo.cli.keeping import KeepingOption
 
 
 def generate(
@@ -32,6 +33,7 @@ def generate(
         typer.Option(metavar="FORMAT", help="Format of old keys and values: one for both, or KEYS/VALUES."),
     ] = None,
     arithmetic: ArithmeticOption = "exact",
+    keep: KeepingOption = "resident",
     verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what runs the model.")] = False,
 ) -> None:
     """Let a model continue a text; tokens are printed as they come."""
@@ -40,7 +42,7 @@ def generate(
     from octavo.models.cache_format import CacheFormat
 
     format = None if cache is None else CacheFormat.parse(cache)
-    loaded = load_text_model(model, device=device, packed_cache=format is not None, arithmetic=arithmetic)
+    loaded = load_text_model(model, device=device, packed_cache=format is not None, arithmetic=arithmetic, keep=keep)
     if verbose:
         typer.echo(f"runs on {loaded.runner}", err=True)
     kept = None

@@ -9,6 +9,7 @@ import typer
 from octavo.base.errors import OctavoError
 from octavo.base.units import parse_size
 from octavo.cli.arithmetic import ArithmeticOption
+from octavo.cli.keeping import KeepingOption
 
 
 def serve(
@@ -27,6 +28,7 @@ def serve(
         typer.Option(min=2, help="Tokens of a prompt and its answer. Default: 4096, or as many as the model can."),
     ] = None,
     arithmetic: ArithmeticOption = "exact",
+    keep: KeepingOption = "resident",
     wait: Annotated[
         float,
         typer.Option(
@@ -53,7 +55,7 @@ def serve(
 
     limits = Limits(queue, parse_size(max_body), api_key, wait)
     with bind(host, port) as bound:
-        served = open_model(model, slots, context, name, arithmetic)
+        served = open_model(model, slots, context, name, arithmetic, keep)
 
         def started() -> None:
             room = f"{slots} slots of {served.context} tokens, {queue} may wait"

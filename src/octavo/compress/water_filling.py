@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from octavo.base.errors import BudgetError
 from octavo.compress.allocation import closed_form_bits
 from octavo.formats import grid_census, grid_codes
-from octavo.formats.entropy_coded import side_bits
 from octavo.formats.grid_codes import Steps
+from octavo.formats.grid_stream import side_bits
 
 T = TypeVar("T")
 

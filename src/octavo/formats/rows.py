@@ -7,17 +7,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from octavo.formats import fixed_trellis, grid_resident
+from octavo.formats import entropy_coded, fixed_trellis, grid_resident
 from octavo.formats.column_groups import ColumnGroups, assembled
 from octavo.formats.elements.trellis import Trellis
 from octavo.formats.lattice.element import VectorElement
 from octavo.formats.outlier_rounder import apart, rest_of
+from octavo.formats.piece import Piece
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels.layout import layout_of, packed_bytes
 
 SLAB = 1 << 21
 """Weights dequantized at once by a linear layer: 8 MiB in float32. Larger blocks of memory are fetched from the system
 for every slab, which takes longer than dequantizing; smaller ones make many small products of a long input."""
+
+PIECE = 1 << 17
+"""Weights dequantized at once where memory counts."""
 
 _BY_ROW = {"codes", "scales", "scale", "codebook"}
 """Parts that lie row by row, or hold for all rows."""
@@ -37,6 +41,8 @@ def select_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
     if quantized.format.outliers:
         return _with_outliers(select_rows(rest_of(quantized), index), quantized, index)
     parts = dict(quantized.parts)
+    if "coded" in parts:
+        return _decoded_rows(quantized, index)
     if "row_step" in parts:
         return grid_resident.dequantize(grid_resident.take_rows(parts, index))
     if isinstance(quantized.format.element, ColumnGroups):
@@ -112,6 +118,41 @@ def slabs(quantized: QuantizedTensor, height: int) -> Iterator[Tensor]:
             yield quantized.dequantize().view(rows, -1)
             return
         yield slab
+
+
+def pieces(quantized: QuantizedTensor, begin: int, end: int) -> Iterator[Piece]:
+    """Pieces of the tensor seen as a matrix, which together hold its rows from begin to end; one is small where the
+    format lets it be cut out.
+
+    Raises:
+        CheckpointError: an entropy-coded stream is damaged.
+    """
+    if "coded" in quantized.parts and not quantized.format.outliers:
+        yield from entropy_coded.pieces(quantized, begin, end)
+        return
+    columns = quantized.shape[-1]
+    height = max(1, PIECE // columns)
+    for start in range(begin, end, height):
+        stop = min(end, start + height)
+        slab = slice_rows(quantized, start, stop)
+        if slab is None:
+            yield Piece(
+                slice(0, quantized.numel // columns), slice(0, columns), quantized.dequantize().view(-1, columns)
+            )
+            return
+        yield Piece(slice(start, stop), slice(0, columns), slab)
+
+
+def _decoded_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:
+    """Rows of an entropy-coded tensor; those beyond the last that is wanted are not decoded where they need not be."""
+    if not index.numel():
+        return None
+    found = torch.empty(len(index), quantized.shape[-1], device=index.device)
+    for piece in pieces(quantized, int(index.min()), int(index.max()) + 1):
+        here = ((index >= piece.rows.start) & (index < piece.rows.stop)).nonzero()[:, 0]
+        rows = piece.values[index[here].cpu() - piece.rows.start]
+        found[here, piece.columns] = rows.to(found.device)
+    return found
 
 
 def _with_outliers(rows: Tensor | None, quantized: QuantizedTensor, index: Tensor) -> Tensor | None:

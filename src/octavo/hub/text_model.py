@@ -10,6 +10,7 @@ import torch
 
 from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import ModelError
+from octavo.base.keeping import Keeping
 from octavo.checkpoints import Checkpoint, open_checkpoint
 from octavo.checkpoints.opening import resolve_source
 from octavo.checkpoints.strict_json import read_object
@@ -48,6 +49,7 @@ def load_text_model(
     device: str = "cpu",
     packed_cache: bool = False,
     arithmetic: Arithmetic = "exact",
+    keep: Keeping = "resident",
 ) -> TextModel:
     """Load a model and its tokenizer.
 
@@ -57,22 +59,26 @@ def load_text_model(
         device: where to compute.
         packed_cache: whether keys and values will be quantized, which transformers' caches are.
         arithmetic: of products with packed matrices; see octavo.models.decoder_loading.
+        keep: the form of packed matrices in memory; see octavo.models.decoder_loading.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ModelError: it has no tokenizer, makes no text, or transformers has to run it in an arithmetic that it lacks.
+        ModelError: it has no tokenizer, makes no text, or transformers has to run it in an arithmetic or a form that it
+            lacks.
     """
     checkpoint = open_checkpoint(source)
     reason = "the cache is quantized" if packed_cache else _reason(checkpoint, dtype, device)
     if reason:
         if arithmetic != "exact":
             raise ModelError(f"only octavo's decoder computes in {arithmetic}, and {reason}", "use exact arithmetic")
+        if keep != "resident":
+            raise ModelError(f"only octavo's decoder keeps weights {keep}, and {reason}", "keep them resident")
         from octavo.models import load_language_model
 
         network, tokenizer = load_language_model(source, dtype=dtype)
         return transformers_model(network.to(device), tokenizer, reason)
     tokenizer = _tokenizer(source, checkpoint)
-    decoder = load_decoder(stored_model(checkpoint), dtype, device, arithmetic)
+    decoder = load_decoder(stored_model(checkpoint), dtype, device, arithmetic, keep)
     return TextModel(decoder, tokenizer, _stop_tokens(checkpoint, tokenizer))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.base.errors import FormatError
 from octavo.kernels.backends import entropy_backend
-from octavo.kernels.entropy_streams import STATELESS, Layout, Machine, Tables, damaged
+from octavo.kernels.entropy_streams import STATELESS, Layout, Machine, Place, Tables, damaged
 
 Words = NDArray[np.uint32]
 Lengths = NDArray[np.int64]
@@ -82,24 +82,30 @@ def decode_rows(
     tables: Tables,
     machine: Machine = STATELESS,
     positions: bool = False,
+    place: Place | None = None,
+    more: bool = False,
 ) -> Indices:
     """The indices of a grid from blocks in row order, int16 [rows, columns].
 
     Args:
         words: of all blocks.
         lengths: words of each block.
-        layout: of the grid.
+        layout: of the grid, or of some of its rows.
         tables: of the contexts under quantizer 0, then of those under quantizer 1, …
         machine: which quantizer an index has, by the indices above it in its column and block.
         positions: what the index stands for in the place of it: ±k of quantizer q for ±(2k - q), 0 for 0 (see
             octavo.kernels.trellis).
+        place: where to go on, which is moved; default: the top.
+        more: whether rows follow, so that the words go on.
 
     Raises:
         CheckpointError: no encoder wrote these words for such a layout and tables.
     """
     _check_lengths(words, lengths, len(layout.strips()))
     _check_tables(tables, layout.contexts * machine.quantizers)
-    return entropy_backend().decode_rows(words, lengths, layout, tables, machine, positions)
+    return entropy_backend().decode_rows(
+        words, lengths, layout, tables, machine, positions, place or Place.top(layout), more
+    )
 
 
 def encode_rows(

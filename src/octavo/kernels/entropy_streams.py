@@ -167,6 +167,24 @@ class Machine:
         return int(self.quantizer.max()) + 1
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the decoder of blocks in row order stands; it moves with the rows that are decoded.
+
+    Attributes:
+        coders: uint64 [blocks, LANES + 1], the states of each block's coders and how many words they have taken.
+        states: uint8 [columns], of the machine.
+    """
+
+    coders: NDArray[np.uint64]
+    states: NDArray[np.uint8]
+
+    @classmethod
+    def top(cls, layout: Layout) -> Place:
+        """Before the first row."""
+        return cls(np.zeros((len(layout.strips()), LANES + 1), np.uint64), np.zeros(layout.shape[1], np.uint8))
+
+
 STATELESS = Machine(np.zeros((1, 2), np.uint8), np.zeros(1, np.uint8))
 """The machine of grids whose contexts depend on nothing but scales."""
 

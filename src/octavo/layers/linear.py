@@ -13,7 +13,7 @@ from torch import Tensor
 
 from octavo.base.arithmetic import Arithmetic
 from octavo.formats.product import FEW, exact, fused
-from octavo.formats.rows import SLAB, slabs
+from octavo.formats.rows import SLAB, pieces, slabs
 from octavo.formats.stacking import stack, stackable
 from octavo.formats.tensor import QuantizedTensor
 from octavo.kernels import decoding as kernels
@@ -64,6 +64,20 @@ def _slabs(packed: Packed | None, weight: Weight, dtype: torch.dtype) -> Iterato
     yield from (slab.to(dtype) for slab in slabs(weight, height))
 
 
+def _by_pieces(weight: QuantizedTensor, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+    """A product with what is dequantized piece by piece; in a step, each input's is that of it alone."""
+    found = torch.zeros(len(inputs), weight.shape[0], device=inputs.device)
+    for piece in pieces(weight, 0, weight.shape[0]):
+        taken, values = inputs[:, piece.columns].contiguous(), piece.values.to(inputs.device, inputs.dtype)
+        if _steps(inputs):
+            part = torch.empty(len(taken), len(values))
+            kernels.dense(values, None, taken, part)(len(taken))
+        else:
+            part = F.linear(taken, values)
+        found[:, piece.rows] += part
+    return found.to(inputs.dtype)
+
+
 def _steps(inputs: Tensor) -> bool:
     """Whether inputs are those of a step whose operations are prepared."""
     return inputs.dtype == torch.float32 and inputs.device.type == "cpu"
@@ -90,7 +104,11 @@ class Linear:
     @cached_property
     def _products(self) -> tuple[Product, ...]:
         return tuple(
-            partial(_by_slabs, None, piece) if packed is None else partial(_packed, packed, piece, self.arithmetic)
+            partial(_packed, packed, piece, self.arithmetic)
+            if packed is not None
+            else partial(_by_slabs, None, piece)
+            if isinstance(piece, Tensor)
+            else partial(_by_pieces, piece)
             for packed, piece in zip(self._fused, self.pieces, strict=True)
         )
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import CheckpointError, ModelError
 from octavo.base.huge_pages import use_huge_pages
+from octavo.base.keeping import Keeping
 from octavo.base.memory import give_back_memory
+from octavo.formats.entropy_coded import stream_of
 from octavo.formats.resident import resident
 from octavo.formats.tensor import QuantizedTensor
 from octavo.layers.embedding import Embedding
@@ -46,22 +48,25 @@ def load_decoder(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     arithmetic: Arithmetic = "exact",
+    keep: Keeping = "resident",
 ) -> Decoder:
     """Build the decoder of a checkpoint, ready to run.
 
     Memory: the weights, and what the largest fused product takes while its pieces are put together. Entropy-coded
     tensors, and codes of levels that are no power of two, are brought to the form that they are computed in
-    (octavo.formats.resident), which may be larger.
+    (octavo.formats.resident), which may be larger, unless they are kept as they are stored: then each product decodes
+    them, piece by piece, and computes in float32, whatever the arithmetic.
 
     Args:
         weights: the checkpoint.
         dtype: of what is dense, and to compute in; matrices in bfloat16 stay so on a CPU that computes in float32.
         device: where to.
         arithmetic: of products with packed matrices (octavo.kernels.product). With "int8" prompts are read in bfloat16.
+        keep: the form of packed matrices in memory.
 
     Raises:
         ModelError: another architecture, sizes that make no sense, layers that round or transform their inputs, or an
-            unknown arithmetic.
+            unknown arithmetic or form.
         CheckpointError: a tensor is missing, unknown, damaged or of another shape than config.json says.
     """
     config = DecoderConfig.from_huggingface(weights.config)
@@ -69,7 +74,9 @@ def load_decoder(
         raise ModelError("the decoder takes the inputs of layers as they are, and this model does not", ORIGINAL)
     if arithmetic not in get_args(Arithmetic):
         raise ModelError(f"there is no arithmetic {arithmetic!r}", f"choose {' or '.join(get_args(Arithmetic))}")
-    reader = _Reader(weights, dtype, torch.device(device), arithmetic)
+    if keep not in get_args(Keeping):
+        raise ModelError(f"weights cannot be kept {keep!r}", f"choose {' or '.join(get_args(Keeping))}")
+    reader = _Reader(weights, dtype, torch.device(device), arithmetic, keep)
     hidden, inner, vocabulary = config.hidden, config.inner, config.vocabulary
     channels, shared = config.heads * config.rotary.width, config.shared_heads * config.rotary.width
     # The largest first, since what is decoded on the way to it is largest, too.
@@ -98,7 +105,6 @@ def load_decoder(
                 window=window,
             )
         )
-        give_back_memory()
     norm = reader.vector("norm.weight", hidden)
     head = Linear((top,), arithmetic=arithmetic)
     reader.check_all_read()
@@ -113,8 +119,10 @@ def load_decoder(
 class _Reader:
     """Reads tensors by the decoder's names, each of the shape that it must have."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, device: torch.device, arithmetic: Arithmetic) -> None:
-        self.weights, self.dtype, self.device = weights, dtype, device
+    def __init__(
+        self, weights: Weights, dtype: torch.dtype, device: torch.device, arithmetic: Arithmetic, keep: Keeping
+    ) -> None:
+        self.weights, self.dtype, self.device, self.keep = weights, dtype, device, keep
         self.arithmetic: Arithmetic = arithmetic
         self.known = frozenset(weights.names)
         self.left = set(weights.names)
@@ -131,7 +139,7 @@ class _Reader:
         for part in quantized.parts.values():
             self._finite(stored, part)
         try:
-            quantized = resident(quantized)
+            quantized = resident(quantized) if self.keep == "resident" else _sound(quantized)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {stored}: {error.problem}", error.remedy) from error
         parts = {part: value.to(self.device) for part, value in quantized.parts.items()}
@@ -145,6 +153,7 @@ class _Reader:
     def linear(self, sizes: Mapping[str, int], columns: int, bias: bool) -> Linear:
         """The matrices of these names and numbers of rows on top of each other."""
         pieces = stacked([self.matrix(f"{name}.weight", rows, columns) for name, rows in sizes.items()])
+        give_back_memory()
         biases = [self.vector(f"{name}.bias", rows) for name, rows in sizes.items()] if bias else []
         return Linear(pieces, torch.cat(biases) if biases else None, self.arithmetic)
 
@@ -179,3 +188,10 @@ class _Reader:
         if not all(math.isfinite(extreme) for extreme in extremes):
             raise CheckpointError(f"tensor {name} holds values that are not finite", "copy or compress the model again")
         return values
+
+
+def _sound(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The tensor itself; CheckpointError if it is a stream that begins with damage. Its words are not decoded yet."""
+    if "coded" in quantized.parts:
+        stream_of(quantized)
+    return quantized

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.base.arithmetic import Arithmetic
 from octavo.base.errors import ModelError
+from octavo.base.keeping import Keeping
 from octavo.decoding.engine import Engine
 from octavo.hub.text_model import load_text_model
 from octavo.models.decoder import Decoder
@@ -42,6 +43,7 @@ def open_model(
     context: int | None = None,
     name: str | None = None,
     arithmetic: Arithmetic = "exact",
+    keep: Keeping = "resident",
 ) -> ServedModel:
     """Load a model.
 
@@ -51,12 +53,13 @@ def open_model(
         context: tokens that a prompt and its answer may have together; default: 4096, or as many as the model can.
         name: what requests call it; default: the last part of `source`.
         arithmetic: of products with packed matrices; see octavo.models.decoder_loading.
+        keep: the form of packed matrices in memory; see octavo.models.decoder_loading.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
         ModelError: octavo's decoder does not run it, it has no tokenizer, or is not made for so much context.
     """
-    model = load_text_model(source, arithmetic=arithmetic)
+    model = load_text_model(source, arithmetic=arithmetic, keep=keep)
     if not isinstance(model.network, Decoder):
         raise ModelError(
             f"answering runs on octavo's decoder, and {source} does not ({model.reason})", "use `octavo generate`"

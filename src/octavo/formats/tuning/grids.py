@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int16
 from torch import Tensor
 
-from octavo.formats import entropy_coded, grid_resident
+from octavo.formats import entropy_coded, grid_resident, grid_stream
 from octavo.formats.grid_census import POINTS
 from octavo.formats.grid_codes import LARGEST
 from octavo.formats.tensor import QuantizedTensor
@@ -54,13 +54,13 @@ class GridTunable:
 
     def stored(self, deviations: Deviations) -> QuantizedTensor:
         coded = self.quantized.parts["coded"]
-        step, shortfall = entropy_coded.continuous(coded)
+        step, shortfall = grid_stream.continuous(coded)
         step, shortfall = step * float(deviations["step"].exp()), shortfall - deviations["points"].cpu()
-        return replace(self.quantized, parts={"coded": entropy_coded.with_continuous(coded, step, shortfall)})
+        return replace(self.quantized, parts={"coded": grid_stream.with_continuous(coded, step, shortfall)})
 
     @property
     def _quantizers(self) -> int:
-        return len(entropy_coded.continuous(self.quantized.parts["coded"])[1])
+        return len(grid_stream.continuous(self.quantized.parts["coded"])[1])
 
     @cached_property
     def _decoded(

@@ -80,9 +80,11 @@ bool decode_grid(const std::uint32_t* words, const Offsets& offsets, const Grid&
                  std::int16_t* out, std::size_t threads);
 
 // A grid's indices in strips of columns, each row by row, from `lanes` interleaved coders; or their positions, index ±k
-// of quantizer q being at ±(2k - q) and 0 at 0.
+// of quantizer q being at ±(2k - q) and 0 at 0. Rows may be those after some others, and before `more`: each strip has
+// in `coders` the states of its coders and how many words they have taken, each column in `states` one of the machine.
 bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
-                 const Search& search, bool positions, std::int16_t* out, std::size_t threads);
+                 const Search& search, bool positions, std::uint64_t* coders, std::uint8_t* states, bool more,
+                 std::int16_t* out, std::size_t threads);
 
 // Columns j, j + lanes, … of a strip belong to one coder of those that share its words.
 constexpr std::size_t lanes = 4;

@@ -1,6 +1,8 @@
 // Streams in row order: the context of a weight may depend on the indices above it in its column.
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <span>
 
 #include "ans.hpp"
 #include "ans_coder.hpp"
@@ -11,12 +13,11 @@ namespace {
 
 constexpr std::size_t least = std::size_t{1} << 16;
 
-// The tables of a row of weights, and the states of the columns as rows go by.
+// The tables of a row of weights, and the states of the columns, which change as rows go by.
 class Walk {
   public:
-    Walk(const Grid& grid, const Machine& machine)
-        : grid_(grid), machine_(machine), columns_(bounded_columns(grid)), states_(grid.columns),
-          tables_(grid.columns) {
+    Walk(const Grid& grid, const Machine& machine, std::uint8_t* states)
+        : grid_(grid), machine_(machine), columns_(bounded_columns(grid)), states_(states), tables_(grid.columns) {
         for (std::size_t state = 0; state < machine.states; ++state)
             offset_[state] = static_cast<std::uint8_t>(machine.quantizer[state] * grid.contexts());
     }
@@ -49,7 +50,8 @@ class Walk {
     const Grid& grid_;
     const Machine& machine_;
     std::vector<std::int16_t> columns_;
-    std::vector<std::uint8_t> states_, tables_;
+    std::uint8_t* states_;
+    std::vector<std::uint8_t> tables_;
     std::array<std::uint8_t, 256> offset_{};
 };
 
@@ -61,23 +63,26 @@ Grid strip_of(const Grid& grid, std::size_t strip) {
     return part;
 }
 
-// `out` points to the strip's first weight, rows being `pitch` weights apart.
-bool decode_strip(const std::uint32_t* word, const std::uint32_t* end, const Grid& grid, const Machine& machine,
-                  const Search& search, const std::vector<View>& views, bool positions, std::int16_t* out,
-                  std::size_t pitch) {
-    if (static_cast<std::size_t>(end - word) < head) return false;
-    std::uint64_t state[lanes];
-    for (std::size_t lane = 0; lane < lanes; ++lane, word += 2) {
-        state[lane] = word[0] | std::uint64_t{word[1]} << 32;
-        if (state[lane] < least_state) return false;
-    }
+// `words` are those of the strip, and `out` points to its first weight, rows being `pitch` weights apart.
+bool decode_strip(std::span<const std::uint32_t> words, const Grid& grid, const Machine& machine, const Search& search,
+                  const std::vector<View>& views, bool positions, std::uint64_t* coders, std::uint8_t* states, bool more,
+                  std::int16_t* out, std::size_t pitch) {
+    std::uint64_t state[lanes], &taken = coders[lanes];
+    if (words.size() < std::max<std::uint64_t>(head, taken)) return false;
+    const std::uint32_t* word = words.data() + taken;
+    const std::uint32_t* const end = words.data() + words.size();
+    if (taken == 0)
+        for (std::size_t lane = 0; lane < lanes; ++lane, word += 2) coders[lane] = word[0] | std::uint64_t{word[1]} << 32;
+    std::copy_n(coders, lanes, state);
+    for (const std::uint64_t each : state)
+        if (each < least_state) return false;
     bool present = true;
     for (const Table& table : search.tables()) present &= table.size != 0;
     const auto step = [&](std::uint64_t& mine, const View& table, std::int16_t& to) {
         to = static_cast<std::int16_t>(static_cast<std::int32_t>(take(mine, table)) + table.lowest);
         if (mine < least_state && word != end) mine = (mine << 32) | *word++;
     };
-    Walk walk(grid, machine);
+    Walk walk(grid, machine, states);
     for (std::size_t row = 0; row < grid.rows; ++row) {
         const std::uint8_t* const tables = walk.tables(row);
         std::int16_t* const to = out + row * pitch;
@@ -92,16 +97,17 @@ bool decode_strip(const std::uint32_t* word, const std::uint32_t* end, const Gri
         if (positions) walk.leave_positions(to);
         else walk.leave(to);
     }
-    for (const std::uint64_t rest : state)
-        if (rest != least_state) return false;
-    return word == end;
+    std::copy_n(state, lanes, coders);
+    taken = static_cast<std::uint64_t>(word - words.data());
+    return more || (word == end && std::all_of(state, state + lanes, [](auto rest) { return rest == least_state; }));
 }
 
 // Writes the words of a strip to the end of its room and moves them to the front.
 std::int64_t encode_strip(const std::int16_t* indices, std::size_t pitch, const Grid& grid, const Machine& machine,
                           const std::vector<Table>& tables, std::uint8_t* chosen, std::uint32_t* words,
                           std::size_t stride) {
-    Walk walk(grid, machine);
+    std::vector<std::uint8_t> states(grid.columns);
+    Walk walk(grid, machine, states.data());
     for (std::size_t row = 0; row < grid.rows; ++row) {
         std::copy_n(walk.tables(row), grid.columns, chosen + row * grid.columns);
         walk.leave(indices + row * pitch);
@@ -130,15 +136,19 @@ std::int64_t encode_strip(const std::int16_t* indices, std::size_t pitch, const 
 }  // namespace
 
 bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid& grid, const Machine& machine,
-                 const Search& search, bool positions, std::int16_t* out, std::size_t threads) {
+                 const Search& search, bool positions, std::uint64_t* coders, std::uint8_t* states, bool more,
+                 std::int16_t* out, std::size_t threads) {
     std::vector<View> views;
     for (std::size_t table = 0; table < search.tables().size(); ++table) views.push_back(view(search, table));
     std::atomic<bool> sound = true;
     in_ranges(grid.strips(), 1, grid.rows * grid.extent, threads, [&](std::size_t begin, std::size_t end) {
-        for (std::size_t strip = begin; strip < end; ++strip)
-            if (!decode_strip(words + offsets[strip], words + offsets[strip + 1], strip_of(grid, strip), machine,
-                              search, views, positions, out + strip * grid.extent, grid.columns))
+        for (std::size_t strip = begin; strip < end; ++strip) {
+            const std::span own(words + offsets[strip], words + offsets[strip + 1]);
+            const std::size_t first = strip * grid.extent;
+            if (!decode_strip(own, strip_of(grid, strip), machine, search, views, positions,
+                              coders + strip * (lanes + 1), states + first, more, out + first, grid.columns))
                 sound = false;
+        }
     }, least);
     return sound;
 }

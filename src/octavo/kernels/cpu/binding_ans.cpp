@@ -25,6 +25,7 @@ using Scales = In<std::int16_t>;
 using Counts = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Indices = nb::ndarray<const std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using IndicesOut = nb::ndarray<std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Coders = nb::ndarray<std::uint64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Next = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* problem) {
@@ -140,14 +141,20 @@ bool decode_grid(const Words& words, const In<std::int64_t>& lengths, const Scal
 bool decode_rows(const Words& words, const In<std::int64_t>& lengths, const Scales& row_scale, const Scales& column_scale,
                  std::int64_t width, std::int64_t extent, const Next& next, const In<std::uint8_t>& quantizer,
                  const In<std::uint32_t>& cumulative, const In<std::int64_t>& bounds, const In<std::int32_t>& lowest,
-                 bool positions, const IndicesOut& out, std::int64_t threads) {
+                 bool positions, const Coders& coders, const Out<std::uint8_t>& states, bool more,
+                 const IndicesOut& out, std::int64_t threads) {
     const ans::Search search(tables_of(cumulative, bounds, lowest));
     const ans::Grid grid =
         grid_of(row_scale, column_scale, width, extent, out.shape(0), out.shape(1), by_columns, lengths.shape(0));
     const ans::Machine machine = machine_of(next, quantizer, grid, search.tables().size());
     const ans::Offsets offsets = offsets_of(words, lengths);
+    require(coders.shape(0) == grid.strips() && coders.shape(1) == ans::lanes + 1, "the coders do not fit the blocks");
+    require(states.shape(0) == grid.columns && std::all_of(states.data(), states.data() + grid.columns,
+                                                           [&](std::uint8_t state) { return state < machine.states; }),
+            "the columns' states do not fit the machine");
     const nb::gil_scoped_release released;
-    return ans::decode_rows(words.data(), offsets, grid, machine, search, positions, out.data(), threads_of(threads));
+    return ans::decode_rows(words.data(), offsets, grid, machine, search, positions, coders.data(), states.data(), more,
+                            out.data(), threads_of(threads));
 }
 
 void check_room(const Out<std::uint32_t>& words, const Out<std::int64_t>& lengths, std::size_t blocks, std::size_t most) {
@@ -206,8 +213,8 @@ void bind_ans(nb::module_& module) {
                given("lowest"), given("out"), nb::arg("threads"));
     module.def("ans_decode_rows", &decode_rows, given("words"), given("lengths"), given("row_scale"),
                given("column_scale"), nb::arg("width"), nb::arg("extent"), given("next"), given("quantizer"),
-               given("cumulative"), given("bounds"), given("lowest"), nb::arg("positions"), given("out"),
-               nb::arg("threads"));
+               given("cumulative"), given("bounds"), given("lowest"), nb::arg("positions"), given("coders"),
+               given("states"), nb::arg("more"), given("out"), nb::arg("threads"));
     module.def("ans_encode_grouped", &encode_grouped, given("integers"), given("counts"), given("cumulative"),
                given("bounds"), given("lowest"), given("words"), given("lengths"), nb::arg("threads"));
     module.def("ans_encode_grid", &encode_grid, given("indices"), given("row_scale"), given("column_scale"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.base.errors import FormatError
 from octavo.kernels import cpu
-from octavo.kernels.entropy_streams import Layout, Machine, Tables, damaged
+from octavo.kernels.entropy_streams import Layout, Machine, Place, Tables, damaged
 
 
 def decode_grouped(
@@ -58,9 +58,12 @@ def decode_rows(
     tables: Tables,
     machine: Machine,
     positions: bool,
+    place: Place,
+    more: bool,
 ) -> NDArray[np.int16]:
     out = np.empty(layout.shape, np.int16)
-    arguments = *_scales(layout), *_states(machine), *_flat(tables), positions, out, torch.get_num_threads()
+    arguments = *_scales(layout), *_states(machine), *_flat(tables), positions, place.coders, place.states, more, out
+    arguments = *arguments, torch.get_num_threads()
     if not cpu._extension().ans_decode_rows(*_stream(words, lengths), *arguments):
         raise damaged()
     return out

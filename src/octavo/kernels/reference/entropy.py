@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.base.errors import FormatError
-from octavo.kernels.entropy_streams import LANES, PRECISION, Layout, Machine, Tables, damaged
+from octavo.kernels.entropy_streams import LANES, PRECISION, Layout, Machine, Place, Tables, damaged
 from octavo.kernels.scale_contexts import contexts
 
 # A compiled module without type stubs.
@@ -66,17 +66,22 @@ def decode_rows(
     tables: Tables,
     machine: Machine,
     positions: bool,
+    place: Place,
+    more: bool,
 ) -> NDArray[np.int16]:
     out = np.empty(layout.shape, np.int16)
     blocks = np.split(words, np.cumsum(lengths)[:-1])
-    for strip, block in zip(layout.strips(), blocks, strict=True):
-        waiting = iter(block.tolist())
-        if len(block) < 2 * LANES:
+    for strip, block, kept in zip(layout.strips(), blocks, place.coders, strict=True):
+        *coders, taken = kept.tolist()
+        if len(block) < max(2 * LANES, taken):
             raise damaged()
-        coders = [next(waiting) | next(waiting) << 32 for _ in range(LANES)]
+        if not taken:
+            coders = [int(word) | int(upper) << 32 for word, upper in block[: 2 * LANES].reshape(LANES, 2)]
+            taken = 2 * LANES
         if min(coders) < _LEAST:
             raise damaged()
-        states = np.zeros(strip.stop - strip.start, np.uint8)
+        waiting = iter(block[taken:].tolist())
+        states = place.states[strip]
         found = out[:, strip]
         for row in range(len(out)):
             chosen = _tables_of_row(layout, machine, row, strip, states)
@@ -92,13 +97,15 @@ def decode_rows(
                 if coder < _LEAST:
                     word = next(waiting, None)
                     coder = coder if word is None else coder << 32 | word
+                    taken += word is not None
                 coders[column % LANES] = coder
                 found[row, column] = tables.lowest[number] + symbol
             index = found[row].copy()
             if positions:
                 found[row] = 2 * index - np.sign(index) * machine.quantizer[states]
-            states = machine.next[states, index & 1]
-        if coders != [_LEAST] * LANES or next(waiting, None) is not None:
+            states[:] = machine.next[states, index & 1]
+        kept[:] = *coders, taken
+        if not more and (coders != [_LEAST] * LANES or next(waiting, None) is not None):
             raise damaged()
     return out
 

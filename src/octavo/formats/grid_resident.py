@@ -28,58 +28,36 @@ from torch import Tensor
 
 from octavo import kernels
 from octavo.formats.coding import scale_context
+from octavo.kernels import column_codes
+from octavo.kernels.column_widths import TOGETHER, WIDTHS
 
 OCTAVES = 126
 """Row and column steps lie within 2^±126: they and their products by a fraction are normal numbers in float32."""
 
 _FARTHEST = OCTAVES * scale_context.QUARTERS
 
-WIDTHS = (0, 2, 3, 4, 5, 6, 7, 8, 16)
-"""Bits that a column's codes may take."""
-
 APART = 80
 """Bits of a code that is kept apart, with its row and column."""
 
-RUN = 1 << 18
-"""Codes that are looked at together."""
-
-TOGETHER = 8
-"""Columns of one width come in multiples of this, so that every row starts at a whole byte."""
-
 
 def narrowed(codes: NDArray[np.int16]) -> dict[str, Tensor]:
-    """The parts that hold a matrix of indices; beside them it takes the memory of some rows."""
-    rows, columns = codes.shape
-    height = max(1, RUN // columns)
-    runs = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    counts = np.zeros((columns, len(WIDTHS)), np.int64)
-    for run in runs:
-        counts += _counts(codes[run])
+    """The parts that hold a matrix of indices."""
+    counts = column_codes.count_widths(codes)
     number = _filled(_widths(counts))
-    order = np.argsort(-number, kind="stable")
+    order = np.argsort(-number, kind="stable").astype(np.int32)
+    columns = len(order)
     place = np.empty(columns, dtype=np.int16 if columns < 1 << 15 else np.int32)
     place[order] = np.arange(columns)
     found = {"place": torch.from_numpy(place)}
-    groups, first = {}, 0
-    for width in reversed(WIDTHS):
-        count = int((number == WIDTHS.index(width)).sum())
-        if count:
-            groups[width] = slice(first, first + count)
-            found[f"codes_{width}"] = _room(rows, count, width)
-            first += count
-    apart = []
-    for run in runs:
-        own = codes[run]
-        far = _needed()[np.abs(own)] > number.astype(np.uint8)
-        row, column = (part.astype(np.int32) for part in np.nonzero(far))
-        apart.append((row + np.int32(run.start), column, own[far]))
-        near = np.where(far, np.int16(0), own)[:, order]
-        for width, span in groups.items():
-            if width:
-                found[f"codes_{width}"][run] = _packed(torch.from_numpy(near[:, span]), width)
-    far_parts = (np.concatenate(part) for part in zip(*apart, strict=True))
-    names = "far_row", "far_column", "far_code"
-    return found | {name: torch.from_numpy(part) for name, part in zip(names, far_parts, strict=True)}
+    groups = [(width, int((number == WIDTHS.index(width)).sum())) for width in reversed(WIDTHS)]
+    groups = [group for group in groups if group[1]]
+    beyond = len(codes) - counts.cumsum(1)[np.arange(columns), number]
+    packed, far = column_codes.pack_columns(codes, order, groups, int(beyond.sum()))
+    for (width, count), own in zip(groups, packed, strict=True):
+        held = torch.from_numpy(own.view("<i2") if width == 16 else own)
+        found[f"codes_{width}"] = held if width else torch.empty(0, count, dtype=torch.uint8)
+    far_parts = {"far_row": far.row, "far_column": far.column, "far_code": far.code}
+    return found | {name: torch.from_numpy(part) for name, part in far_parts.items()}
 
 
 def grown_bits(parts: Mapping[str, Tensor], factor: float) -> int:
@@ -87,21 +65,6 @@ def grown_bits(parts: Mapping[str, Tensor], factor: float) -> int:
     bits = {name: 8 * part.element_size() * part.numel() for name, part in parts.items()}
     by_column = sum(bits[name] for name in ("place", "column_step", "step", "points"))
     return round(by_column + factor * (sum(bits.values()) - by_column))
-
-
-@cache
-def _needed() -> NDArray[np.uint8]:
-    """For every size of a code the place in `WIDTHS` of the narrowest width that holds it."""
-    size = np.arange(1 << 15)
-    bits = np.where(size > 0, np.ceil(np.log2(size + 1)) + 1, 0)
-    return np.searchsorted(WIDTHS, bits).astype(np.uint8)
-
-
-def _counts(codes: NDArray[np.int16]) -> NDArray[np.int64]:
-    """For every column how many codes need each of `WIDTHS`."""
-    columns = codes.shape[1]
-    kind = _needed()[np.abs(codes)].astype(np.int32) + len(WIDTHS) * np.arange(columns, dtype=np.int32)
-    return np.bincount(kind.ravel(), minlength=columns * len(WIDTHS)).reshape(columns, -1)
 
 
 def _widths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,24 +86,6 @@ def _filled(number: NDArray[np.int64]) -> NDArray[np.int64]:
         number[order[first:last]] = widest
         first = last
     return number
-
-
-def _room(rows: int, columns: int, width: int) -> Tensor:
-    """Memory for the codes of some columns."""
-    if width == 0:
-        return torch.empty(0, columns, dtype=torch.uint8)
-    if width == 16:
-        return torch.empty(rows, columns, dtype=torch.int16)
-    return torch.empty(rows, -(-columns // TOGETHER) * width, dtype=torch.uint8)
-
-
-def _packed(codes: Int16[Tensor, "rows columns"], width: int) -> Tensor:
-    rows, columns = codes.shape
-    if width == 16:
-        return codes.contiguous()
-    padded = torch.zeros(rows, -(-columns // TOGETHER) * TOGETHER, dtype=torch.uint8)
-    padded[:, :columns] = (codes + (1 << (width - 1))).to(torch.uint8)
-    return kernels.pack(padded.flatten(), 1 << width).view(rows, -1)
 
 
 def dequantize(parts: Mapping[str, Tensor]) -> Float32[Tensor, "rows columns"]:

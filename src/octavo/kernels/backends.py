@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from octavo.kernels import cpu, reference
+from octavo.kernels.cpu import column_codes as cpu_column_codes
 from octavo.kernels.cpu import entropy as cpu_entropy
 from octavo.kernels.layout import is_power_of_two
 
@@ -101,6 +102,15 @@ def entropy_backend() -> ModuleType:
     from octavo.kernels.reference import entropy as reference_entropy
 
     return reference_entropy
+
+
+def column_codes_backend() -> ModuleType:
+    """The back end of codes in columns of unequal width, which are packed on the CPU: C++, or numpy."""
+    if not cpu.MISSING:
+        return cpu_column_codes
+    from octavo.kernels.reference import column_codes as reference_column_codes
+
+    return reference_column_codes
 
 
 def _triton() -> Backend:

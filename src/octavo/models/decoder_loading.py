@@ -105,6 +105,7 @@ def load_decoder(
                 window=window,
             )
         )
+        give_back_memory()
     norm = reader.vector("norm.weight", hidden)
     head = Linear((top,), arithmetic=arithmetic)
     reader.check_all_read()
@@ -153,7 +154,6 @@ class _Reader:
     def linear(self, sizes: Mapping[str, int], columns: int, bias: bool) -> Linear:
         """The matrices of these names and numbers of rows on top of each other."""
         pieces = stacked([self.matrix(f"{name}.weight", rows, columns) for name, rows in sizes.items()])
-        give_back_memory()
         biases = [self.vector(f"{name}.bias", rows) for name, rows in sizes.items()] if bias else []
         return Linear(pieces, torch.cat(biases) if biases else None, self.arithmetic)
 

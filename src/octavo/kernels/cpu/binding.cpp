@@ -10,6 +10,7 @@
 #include <string>
 
 #include "binding_ans.hpp"
+#include "binding_column_codes.hpp"
 #include "binding_decoding.hpp"
 #include "binding_operation.hpp"
 #include "binding_product.hpp"
@@ -258,6 +259,7 @@ auto given(const char* name) { return nb::arg(name).noconvert(); }
 NB_MODULE(_native, module) {
     module.doc() = "Packing, quantizing and dequantizing on a CPU; see octavo.kernels.cpu.";
     bind_ans(module);
+    bind_column_codes(module);
     bind_operation(module);
     bind_decoding(module);
     bind_product(module);

@@ -1,4 +1,4 @@
-"""The C++ of products under the address and undefined-behavior sanitizers: no stray read, write, shift or overflow."""
+"""The C++ of products and streams under the address and undefined-behavior sanitizers: no stray read, write or shift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from products_program import build, run
+from checked_programs import PRODUCTS, STREAMS, build, run
 
 # Unoptimized, it takes a third of the time to compile.
 FLAGS = ("-std=c++20", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread")
@@ -22,9 +22,10 @@ def compiler() -> str:
     return found
 
 
-def test_products(compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "needs"), [("checked_products", PRODUCTS), ("checked_streams", STREAMS)])
+def test_programs_do_not_stray(compiler: str, tmp_path: Path, name: str, needs: tuple[str, ...]) -> None:
     empty = tmp_path / "empty.cpp"
     empty.write_text("int main() {}\n")
     if subprocess.run([compiler, *FLAGS, empty, "-o", tmp_path / "empty"], capture_output=True).returncode:
         pytest.skip(f"{compiler} has no sanitizers")
-    assert run(build(compiler, FLAGS, tmp_path)) == "ok\n"
+    assert run(build(compiler, FLAGS, tmp_path, name, needs)) == "ok\n"

@@ -1,4 +1,4 @@
-"""The program of tests/kernels/checked_products.cpp, which checks products in C++, built by some compiler."""
+"""The programs of tests/kernels that check C++ in C++, built by some compiler."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "octavo" / "kernels" / "cpu"
+STREAMS = "ans_grouped", "ans_rows", "column_codes"
 # What a product needs, and the loops that it is chosen from.
-NAMES = (
+PRODUCTS = (
     "avx2",
     "avx512",
     "bytes",
@@ -39,16 +40,16 @@ NAMES = (
 )
 
 
-def build(compiler: str, flags: Sequence[str], folder: Path) -> Path:
-    """The program, in a folder."""
-    program = folder / "products"
+def build(compiler: str, flags: Sequence[str], folder: Path, name: str, needs: Sequence[str]) -> Path:
+    """The program of tests/kernels/NAME.cpp, in a folder."""
+    program = folder / name
 
     def built(source: Path) -> Path:
         made = folder / f"{source.stem}.o"
         run(compiler, *flags, f"-I{SOURCES}", "-c", source, "-o", made)
         return made
 
-    sources = [ROOT / "tests" / "kernels" / "checked_products.cpp", *(SOURCES / f"{name}.cpp" for name in NAMES)]
+    sources = [ROOT / "tests" / "kernels" / f"{name}.cpp", *(SOURCES / f"{need}.cpp" for need in needs)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(built, sources))
     run(compiler, *flags, *objects, "-ldl", "-o", program)

@@ -1,4 +1,4 @@
-"""The C++ of products and streams under the address and undefined-behavior sanitizers: no stray read, write or shift."""
+"""The C++ of products and streams under the address and undefined-behavior sanitizers: nothing strays or overflows."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@
 
 namespace octavo::ans {
 
-// A table as the inner loop needs it.
+// A table as the inner loop needs it. An absent one has size 0, and one symbol for those who ask too late.
 struct View {
     const std::uint32_t* cumulative;
     const std::uint16_t* first;
@@ -17,7 +17,9 @@ struct View {
 };
 
 inline View view(const Search& search, std::size_t table) {
+    static constexpr std::uint32_t none[] = {0, whole};
     const Table& found = search.tables()[table];
+    if (found.size == 0) return {none, search.first(table), 0, 0};
     return {found.cumulative, search.first(table), found.size, found.lowest};
 }
 

@@ -13,37 +13,25 @@ namespace {
 
 constexpr std::size_t least = std::size_t{1} << 16;
 
-// The tables of a row of weights, and the states of the columns, which change as rows go by.
+// What the tables of a row of weights depend on: those of its contexts, and the states of the columns, which change as rows
+// go by.
 class Walk {
   public:
     Walk(const Grid& grid, const Machine& machine, std::uint8_t* states)
-        : grid_(grid), machine_(machine), columns_(bounded_columns(grid)), states_(states), tables_(grid.columns) {
+        : grid_(grid), machine_(machine), columns_(bounded_columns(grid)), states_(states), contexts_(grid.columns) {
         for (std::size_t state = 0; state < machine.states; ++state)
             offset_[state] = static_cast<std::uint8_t>(machine.quantizer[state] * grid.contexts());
     }
 
-    // The table of each weight of a row.
-    const std::uint8_t* tables(std::size_t row) {
-        row_contexts(grid_, row, columns_.data(), tables_.data());
-        if (machine_.states > 1)
-            for (std::size_t j = 0; j < grid_.columns; ++j)
-                tables_[j] = static_cast<std::uint8_t>(tables_[j] + offset_[states_[j]]);
-        return tables_.data();
-    }
+    void enter(std::size_t row) { row_contexts(grid_, row, columns_.data(), contexts_.data()); }
 
-    void leave(const std::int16_t* row) {
-        if (machine_.states > 1)
-            for (std::size_t j = 0; j < grid_.columns; ++j)
-                states_[j] = machine_.next[2 * states_[j] + (row[j] & 1)];
-    }
+    std::size_t table(std::size_t column) const { return std::size_t{contexts_[column]} + offset_[states_[column]]; }
 
-    // The same, and indices become positions.
-    void leave_positions(std::int16_t* row) {
-        for (std::size_t j = 0; j < grid_.columns; ++j) {
-            const int index = row[j], sign = (index > 0) - (index < 0);
-            row[j] = static_cast<std::int16_t>(2 * index - sign * machine_.quantizer[states_[j]]);
-            states_[j] = machine_.next[2 * states_[j] + (index & 1)];
-        }
+    // Moves a column's state; returns the quantizer of the index.
+    int leave(std::size_t column, int index) {
+        const std::uint8_t state = states_[column];
+        states_[column] = machine_.next[2 * state + (index & 1)];
+        return machine_.quantizer[state];
     }
 
   private:
@@ -51,7 +39,7 @@ class Walk {
     const Machine& machine_;
     std::vector<std::int16_t> columns_;
     std::uint8_t* states_;
-    std::vector<std::uint8_t> tables_;
+    std::vector<std::uint8_t> contexts_;
     std::array<std::uint8_t, 256> offset_{};
 };
 
@@ -64,9 +52,10 @@ Grid strip_of(const Grid& grid, std::size_t strip) {
 }
 
 // `words` are those of the strip, and `out` points to its first weight, rows being `pitch` weights apart.
-bool decode_strip(std::span<const std::uint32_t> words, const Grid& grid, const Machine& machine, const Search& search,
-                  const std::vector<View>& views, bool positions, std::uint64_t* coders, std::uint8_t* states, bool more,
-                  std::int16_t* out, std::size_t pitch) {
+template <bool positions>
+bool decode_strip(std::span<const std::uint32_t> words, const Grid& grid, const Machine& machine,
+                  const std::vector<View>& views, std::uint64_t* coders, std::uint8_t* states, bool more, std::int16_t* out,
+                  std::size_t pitch) {
     std::uint64_t state[lanes], &taken = coders[lanes];
     if (words.size() < std::max<std::uint64_t>(head, taken)) return false;
     const std::uint32_t* word = words.data() + taken;
@@ -77,29 +66,29 @@ bool decode_strip(std::span<const std::uint32_t> words, const Grid& grid, const 
     for (const std::uint64_t each : state)
         if (each < least_state) return false;
     bool present = true;
-    for (const Table& table : search.tables()) present &= table.size != 0;
-    const auto step = [&](std::uint64_t& mine, const View& table, std::int16_t& to) {
-        to = static_cast<std::int16_t>(static_cast<std::int32_t>(take(mine, table)) + table.lowest);
-        if (mine < least_state && word != end) mine = (mine << 32) | *word++;
-    };
     Walk walk(grid, machine, states);
-    for (std::size_t row = 0; row < grid.rows; ++row) {
-        const std::uint8_t* const tables = walk.tables(row);
-        std::int16_t* const to = out + row * pitch;
-        if (!present)
-            for (std::size_t j = 0; j < grid.columns; ++j)
-                if (views[tables[j]].size == 0) return false;
+    std::int16_t* to = out;
+    const auto step = [&](std::uint64_t& mine, std::size_t column) {
+        const View& table = views[walk.table(column)];
+        present &= table.size != 0;
+        const auto index = static_cast<std::int16_t>(static_cast<std::int32_t>(take(mine, table)) + table.lowest);
+        if (mine < least_state && word != end) mine = (mine << 32) | *word++;
+        const int quantizer = walk.leave(column, index), sign = (index > 0) - (index < 0);
+        to[column] = positions ? static_cast<std::int16_t>(2 * index - sign * quantizer) : index;
+    };
+    for (std::size_t row = 0; row < grid.rows && present; ++row, to += pitch) {
+        walk.enter(row);
         std::size_t j = 0;
-        for (; j + lanes <= grid.columns; j += lanes)
-            for (std::size_t lane = 0; lane < lanes; ++lane) step(state[lane], views[tables[j + lane]], to[j + lane]);
-        for (std::size_t lane = 0; j + lane < grid.columns; ++lane)
-            step(state[lane], views[tables[j + lane]], to[j + lane]);
-        if (positions) walk.leave_positions(to);
-        else walk.leave(to);
+        for (; j + lanes <= grid.columns; j += lanes) {
+            static_assert(lanes == 4);
+            step(state[0], j), step(state[1], j + 1), step(state[2], j + 2), step(state[3], j + 3);
+        }
+        for (std::size_t lane = 0; j + lane < grid.columns; ++lane) step(state[lane], j + lane);
     }
     std::copy_n(state, lanes, coders);
     taken = static_cast<std::uint64_t>(word - words.data());
-    return more || (word == end && std::all_of(state, state + lanes, [](auto rest) { return rest == least_state; }));
+    const auto ended = [](std::uint64_t rest) { return rest == least_state; };
+    return present && (more || (word == end && std::all_of(state, state + lanes, ended)));
 }
 
 // Writes the words of a strip to the end of its room and moves them to the front.
@@ -109,8 +98,11 @@ std::int64_t encode_strip(const std::int16_t* indices, std::size_t pitch, const 
     std::vector<std::uint8_t> states(grid.columns);
     Walk walk(grid, machine, states.data());
     for (std::size_t row = 0; row < grid.rows; ++row) {
-        std::copy_n(walk.tables(row), grid.columns, chosen + row * grid.columns);
-        walk.leave(indices + row * pitch);
+        walk.enter(row);
+        for (std::size_t j = 0; j < grid.columns; ++j) {
+            chosen[row * grid.columns + j] = static_cast<std::uint8_t>(walk.table(j));
+            walk.leave(j, indices[row * pitch + j]);
+        }
     }
     Put put[lanes];
     for (Put& lane : put) lane.state = least_state;
@@ -140,13 +132,14 @@ bool decode_rows(const std::uint32_t* words, const Offsets& offsets, const Grid&
                  std::int16_t* out, std::size_t threads) {
     std::vector<View> views;
     for (std::size_t table = 0; table < search.tables().size(); ++table) views.push_back(view(search, table));
+    const auto decode = positions ? decode_strip<true> : decode_strip<false>;
     std::atomic<bool> sound = true;
     in_ranges(grid.strips(), 1, grid.rows * grid.extent, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t strip = begin; strip < end; ++strip) {
             const std::span own(words + offsets[strip], words + offsets[strip + 1]);
             const std::size_t first = strip * grid.extent;
-            if (!decode_strip(own, strip_of(grid, strip), machine, search, views, positions,
-                              coders + strip * (lanes + 1), states + first, more, out + first, grid.columns))
+            if (!decode(own, strip_of(grid, strip), machine, views, coders + strip * (lanes + 1), states + first, more,
+                        out + first, grid.columns))
                 sound = false;
         }
     }, least);

@@ -1,7 +1,9 @@
 #include "layout.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -81,6 +83,18 @@ void split(const Layout& layout, std::uint64_t number, std::uint8_t* codes) {
     }
 }
 
+// The codes of groups of one byte, the first of a group in the lowest byte, by what the byte holds.
+const std::uint64_t* codes_of_bytes(const Layout& layout) {
+    static std::array<std::array<std::uint64_t, 256>, max_levels + 1> tables;
+    static std::array<std::once_flag, max_levels + 1> made;
+    auto& table = tables[layout.levels];
+    std::call_once(made[layout.levels], [&] {
+        for (std::size_t number = 0; number < table.size(); ++number)
+            split(layout, number, reinterpret_cast<std::uint8_t*>(&table[number]));
+    });
+    return table.data();
+}
+
 void pack_groups(const Layout& layout, const std::uint8_t* codes, std::size_t groups, std::uint8_t* out) {
     if (layout.power_of_two) {
         switch (layout.bytes) {
@@ -113,7 +127,14 @@ void unpack_groups(const Layout& layout, const std::uint8_t* in, std::size_t gro
             default: return unpack_width<8>(in, groups, codes);
         }
     }
-    for (std::size_t group = 0; group < groups; ++group) {
+    std::size_t group = 0;
+    if (layout.bytes == 1) {
+        // Eight codes are written, of which the next group overwrites those that are not its own.
+        const std::uint64_t* const table = codes_of_bytes(layout);
+        const std::size_t spare = (sizeof *table + layout.digits - 1) / layout.digits;
+        for (; group + spare <= groups; ++group) std::memcpy(codes + group * layout.digits, table + in[group], sizeof *table);
+    }
+    for (; group < groups; ++group) {
         std::uint64_t number = 0;
         std::memcpy(&number, in + group * layout.bytes, layout.bytes);
         split(layout, number, codes + group * layout.digits);

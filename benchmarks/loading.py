@@ -2,8 +2,9 @@
 
 A process loads a model into octavo's decoder and makes tokens; it reads what it holds (VmRSS) and held at most
 (VmHWM) before and after. Loading promises a peak of the file's size and 10 % for formats of fixed width, whose codes
-stay as they are stored; entropy-coded formats are decoded to what `octavo inspect` calls resident bits. Tokens
-promise nothing but the cache of keys and values.
+stay as they are stored. Entropy-coded formats and codes of a base that is no power of two are brought to what
+`octavo inspect` calls resident bits, unless they are kept as stored: then the promise holds for them, too. Tokens
+promise nothing but the cache of keys and values, and what is decoded at a time.
 
     octavo compress smollm2-135m small --format "int@4 b64 absmax:bf16"
     python benchmarks/loading.py small

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from octavo.base.errors import FormatError
@@ -43,7 +44,8 @@ def pack_columns(
         raise FormatError("the groups do not fit the columns of codes", "give every column a place in one of them")
     if any(width not in WIDTHS for width, _ in groups):
         raise FormatError("a column cannot have such a width", f"choose one of {WIDTHS}")
-    outs = [np.empty((len(codes), row_bytes(*group)), np.uint8) for group in groups]
+    # Torch's memory begins with a line of the cache, numpy's does not.
+    outs = [torch.empty(len(codes), row_bytes(*group), dtype=torch.uint8).numpy() for group in groups]
     far = Far.room(apart)
     column_codes_backend().pack_columns(codes, order, groups, outs, far)
     return outs, far

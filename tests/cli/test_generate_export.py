@@ -40,6 +40,17 @@ def test_generate_says_what_runs_the_model(tiny_llama: Path) -> None:
     assert run(*arguments, "--cache", "int@4 b32")[2].startswith("runs on transformers (the cache is quantized)\n")
 
 
+def test_weights_kept_as_stored_say_the_same(tiny_llama: Path, tmp_path: Path) -> None:
+    assert run("compress", tiny_llama, tmp_path / "small", "--bits", 5, "--effort", "fast")[0] == 0
+    arguments = ("generate", tmp_path / "small", "--prompt", "The binder", "--tokens", 8)
+    code, out, _ = run(*arguments, "--keep", "stored")
+    assert code == 0
+    assert out == run(*arguments)[1]
+    code, _, err = run(*arguments, "--keep", "stored", "--cache", "int@4 b32")
+    assert code == 2
+    assert "only octavo's decoder keeps weights stored, and the cache is quantized" in err
+
+
 def test_generate_stops_and_samples_as_told(tiny_llama: Path) -> None:
     arguments = ("generate", tiny_llama, "--prompt", "The binder", "--tokens", 12)
     out = run(*arguments)[1]

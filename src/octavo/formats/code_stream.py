@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from octavo.formats.coding import ans
-from octavo.formats.coding.sections import VERSION, check_version, sections, words_of
+from octavo.formats.coding.sections import VERSION, check_version, sections, some_blocks, words_of
 from octavo.kernels import entropy
 from octavo.kernels.entropy_streams import Tables
 
@@ -76,10 +76,9 @@ class CodeStream:
         Raises:
             CheckpointError: the bytes are damaged.
         """
-        blocks = slice(first, None if count is None else first + count)
-        start, lengths = 4 * int(self.lengths[:first].sum()), self.lengths[blocks]
-        words = words_of(self.words[start : start + 4 * int(lengths.sum())])
-        codes = entropy.decode_grouped(words, lengths, _counts(self.count)[blocks], self.tables)
+        count = len(self.lengths) if count is None else count
+        blocks = some_blocks(self.words, self.lengths, first, count)
+        codes = entropy.decode_grouped(*blocks, _counts(self.count)[first : first + count], self.tables)
         if codes.max() >= self.levels:
             raise ans.damaged()
         return codes.astype(np.uint8)

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from octavo.formats import grid_census, grid_codes
 from octavo.formats.coding import ans, scale_context
-from octavo.formats.coding.sections import VERSION, check_version, sections, words_of
+from octavo.formats.coding.sections import VERSION, check_version, sections, some_blocks, words_of
 from octavo.formats.grid_codes import Grid, Indices
 from octavo.formats.grid_resident import OCTAVES
 from octavo.kernels import entropy
@@ -192,7 +192,8 @@ class GridStream:
             rows = slice(own[0].start, own[-1].stop)
             if rows.start < end and begin < rows.stop:
                 layout = replace(self.layout, row_scale=self.layout.row_scale[rows])
-                yield rows, columns, entropy.decode_grid(*self._blocks(first, len(own)), layout, self.tables)
+                blocks = some_blocks(self.words, self.lengths, first, together)
+                yield rows, columns, entropy.decode_grid(*blocks, layout, self.tables)
 
     def _strips(self, begin: int, end: int) -> Iterator[tuple[slice, slice, NDArray[np.int16]]]:
         """Blocks of columns, as many at a time as there are threads, and some rows of them at a time."""
@@ -202,7 +203,7 @@ class GridStream:
             own = strips[first : first + together]
             left = own[0].start
             layout = replace(self.layout, column_scale=self.layout.column_scale[left : own[-1].stop])
-            blocks, place = self._blocks(first, len(own)), Place.top(layout)
+            blocks, place = some_blocks(self.words, self.lengths, first, together), Place.top(layout)
             height = max(1, PIECE // (own[0].stop - left))
             for top in range(0, min(end, rows), height):
                 run = slice(top, min(top + height, rows))
@@ -212,11 +213,6 @@ class GridStream:
                 )
                 if begin < run.stop:
                     yield from ((run, strip, codes[:, strip.start - left : strip.stop - left]) for strip in own)
-
-    def _blocks(self, first: int, count: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Words and lengths of some blocks."""
-        start, lengths = 4 * int(self.lengths[:first].sum()), self.lengths[first : first + count]
-        return words_of(self.words[start : start + 4 * int(lengths.sum())]), lengths
 
 
 def continuous(coded: UInt8[Tensor, " bytes"]) -> tuple[float, Float32[Tensor, "quantizers points"]]:

@@ -111,13 +111,7 @@ def slice_rows(quantized: QuantizedTensor, start: int, stop: int) -> Tensor | No
 def slabs(quantized: QuantizedTensor, height: int) -> Iterator[Tensor]:
     """The tensor seen as a matrix, float32, in order: `height` rows at a time where its format lets them be cut out."""
     rows = quantized.numel // quantized.shape[-1]
-    for start in range(0, rows, height):
-        slab = slice_rows(quantized, start, min(rows, start + height))
-        if slab is None:
-            # It is the format that cannot be cut, so this is the first slab.
-            yield quantized.dequantize().view(rows, -1)
-            return
-        yield slab
+    yield from (slab for _, slab in _slabs(quantized, 0, rows, height))
 
 
 def pieces(quantized: QuantizedTensor, begin: int, end: int) -> Iterator[Piece]:
@@ -132,15 +126,20 @@ def pieces(quantized: QuantizedTensor, begin: int, end: int) -> Iterator[Piece]:
         return
     columns = quantized.shape[-1]
     height = max(1, PIECE // columns)
+    yield from (Piece(rows, slice(0, columns), slab) for rows, slab in _slabs(quantized, begin, end, height))
+
+
+def _slabs(quantized: QuantizedTensor, begin: int, end: int, height: int) -> Iterator[tuple[slice, Tensor]]:
+    """Rows from begin to end, some at a time, and which they are; all rows where the format cannot be cut."""
     for start in range(begin, end, height):
-        stop = min(end, start + height)
-        slab = slice_rows(quantized, start, stop)
+        rows = slice(start, min(end, start + height))
+        slab = slice_rows(quantized, rows.start, rows.stop)
         if slab is None:
-            yield Piece(
-                slice(0, quantized.numel // columns), slice(0, columns), quantized.dequantize().view(-1, columns)
-            )
+            # It is the format that cannot be cut, so this is the first slab.
+            whole = quantized.dequantize().view(-1, quantized.shape[-1])
+            yield slice(0, len(whole)), whole
             return
-        yield Piece(slice(start, stop), slice(0, columns), slab)
+        yield rows, slab
 
 
 def _decoded_rows(quantized: QuantizedTensor, index: Tensor) -> Tensor | None:

@@ -40,3 +40,18 @@ def sections(data: NDArray[np.uint8], *sizes: int) -> list[NDArray[np.uint8]]:
 def words_of(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """A copy of little-endian words, aligned."""
     return np.frombuffer(data.tobytes(), "<u4")
+
+
+def some_blocks(
+    words: NDArray[np.uint8], lengths: NDArray[np.int64], first: int, count: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Words and lengths of some blocks that follow each other.
+
+    Args:
+        words: of all blocks, as bytes.
+        lengths: words of each block.
+        first: block.
+        count: of blocks; fewer where there are not so many.
+    """
+    start, own = 4 * int(lengths[:first].sum()), lengths[first : first + count]
+    return words_of(words[start : start + 4 * int(own.sum())]), own

@@ -32,7 +32,7 @@ from octavo.kernels.backends import plain_backend, products_on_gpu
 from octavo.kernels.columns import ALL, Columns, within
 from octavo.kernels.lattice_parts import GroupedPart, VoronoiPart
 from octavo.kernels.layout import packed_bytes
-from octavo.kernels.shift_trellis import column_bytes, mixer
+from octavo.kernels.shift_trellis import column_bytes, curve_values, mixer
 
 SPACING = 2.0**-23
 """Of the largest value: how far values may lie from equal spaces to count as equally spaced."""
@@ -177,8 +177,7 @@ class ShiftPart:
     @cached_property
     def _table(self) -> Float32[Tensor, " states"]:
         """The value of each state."""
-        knot = self.places.long().clamp(max=len(self.curve) - 2)
-        return torch.lerp(self.curve[knot], self.curve[knot + 1], self.places - knot)
+        return curve_values(self.curve, self.places)
 
     def ready(self, rows: int, columns: int) -> None:
         count = self.columns.count(columns)

@@ -26,7 +26,7 @@ Congruential Trellis Source Codes, IEEE Trans. Communications 57, 2009 (values b
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from octavo.base.errors import FormatError
@@ -89,3 +89,18 @@ def ranks(states: int, bits: int) -> Int64[Tensor, " states"]:
     shift, factor, offset = MIXERS[states][bits - 1]
     state = torch.arange(states, device="cpu")
     return (factor * (state ^ (state >> shift)) + offset) % states
+
+
+def curve_values(
+    curve: Float[Tensor, " knots"], places: Float32[Tensor, " states"]
+) -> Float32[Tensor, " states"]:
+    """Values of a curve that is linear between its knots, in float32, rounded once: those that every kernel decodes.
+
+    Args:
+        curve: its values at the knots, at least two.
+        places: where to take it, in knots from the first.
+    """
+    knots = curve.float()
+    knot = places.long().clamp(max=len(knots) - 2)
+    low, high = knots[knot], knots[knot + 1]
+    return (low.double() + (places - knot).double() * (high - low).double()).float()

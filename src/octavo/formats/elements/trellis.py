@@ -28,7 +28,7 @@ from octavo.base.errors import FormatError
 from octavo.formats.elements.sorted_sample import SortedSample, subset
 from octavo.formats.elements.tokens import element_token, refuse_unknown, whole_number
 from octavo.kernels import shift_decode, shift_encode
-from octavo.kernels.shift_trellis import check_trellis, ranks
+from octavo.kernels.shift_trellis import check_trellis, curve_values, ranks
 from octavo.measure.sources import Array
 
 NAME = "trellis"
@@ -79,8 +79,7 @@ class Trellis:
 
     def table(self, curve: Float[Tensor, " knots"]) -> Float32[Tensor, " states"]:
         """The value of each state, from a curve's values at the knots."""
-        values = np.interp(_quantiles(self.states, self.bits), _knots(), curve.double().cpu().numpy())
-        return torch.from_numpy(values).float().to(curve.device)
+        return curve_values(curve, self.places.to(curve.device))
 
     @property
     def places(self) -> Float32[Tensor, " states"]:

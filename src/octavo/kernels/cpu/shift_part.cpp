@@ -16,12 +16,13 @@ namespace {
 // Rows that are decoded before the next strip of columns is staged.
 constexpr std::size_t stretch = 256;
 
-// The values of a curve at places counted in knots.
+// The values of a curve at places counted in knots, rounded once, as curve_values rounds them.
 void plain_curve_values(const float* curve, std::size_t knots, const float* places, std::size_t count, float* values) {
     for (std::size_t i = 0; i < count; ++i) {
         const std::size_t knot = std::min(static_cast<std::size_t>(places[i]), knots - 2);
         const float share = places[i] - static_cast<float>(knot);
-        values[i] = curve[knot] + share * (curve[knot + 1] - curve[knot]);
+        const double step = curve[knot + 1] - curve[knot];
+        values[i] = static_cast<float>(curve[knot] + share * step);
     }
 }
 

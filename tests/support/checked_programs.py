@@ -36,7 +36,7 @@ PRODUCTS = (
     "shift_bytes_avx512",
     "shift_part",
     "team",
-    "tiles_amx",
+    "tiles_avx512",
 )
 
 

@@ -7,6 +7,7 @@
 
 #include "lanes.hpp"
 #include "team.hpp"
+#include "tiles.hpp"
 
 namespace octavo {
 namespace {
@@ -57,6 +58,15 @@ float* memory_of(std::vector<float>& kept, std::size_t count) {
 float Factors::at(std::size_t row, std::size_t index) const {
     const std::size_t place = (shared ? 0 : row * blocks) + index;
     return narrow ? widened(static_cast<const std::uint16_t*>(data)[place]) : static_cast<const float*>(data)[place];
+}
+
+std::size_t room_for(std::size_t batch) {
+#if OCTAVO_X86
+    static const std::size_t few = tiles_few();
+#else
+    constexpr std::size_t few = 1;
+#endif
+    return batch <= few ? 1 : vectors_in_group;
 }
 
 Order Part::order(Kind, Arithmetic) const { return Order::plain; }

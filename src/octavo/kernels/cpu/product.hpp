@@ -58,7 +58,8 @@ enum class Order { plain, direct, lanes, split_lanes, narrow_lanes, byte_lanes, 
 // Vectors of inputs that are arranged together. One vector alone lies by itself.
 constexpr std::size_t vectors_in_group = 16;
 
-constexpr std::size_t room_for(std::size_t batch) { return batch == 1 ? 1 : vectors_in_group; }
+// Vectors, of so many in all, that have room beside each other.
+std::size_t room_for(std::size_t batch);
 
 constexpr bool in_lanes(Order order) {
     return order == Order::lanes || order == Order::narrow_lanes || order == Order::byte_lanes;

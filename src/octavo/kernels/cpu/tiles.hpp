@@ -52,6 +52,9 @@ TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size
 // Whether this processor has the instructions, and the system lets this process use them.
 bool tiles_supported();
 
+// So few vectors are faster one by one than together.
+std::size_t tiles_few();
+
 // Floats that one vector of inputs takes.
 std::size_t tiles_pitch(const TileCodes& codes);
 

@@ -36,6 +36,26 @@
 namespace octavo {
 namespace {
 
+bool permitted() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+// Whether this processor has AMX, and the system lets this process use it.
+bool matrices_supported() {
+    static const bool supported = [] {
+        unsigned a = 0, b = 0, c = 0, d = 0;
+        const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;
+        constexpr unsigned tiles = 1u << 24, bytes = 1u << 25;
+        return known && (d & tiles) != 0 && (d & bytes) != 0 && permitted();
+    }();
+    return supported;
+}
+
 constexpr std::size_t rows_in_tile = 16;
 
 constexpr std::size_t padded(std::size_t count) { return (count + 15) / 16 * 16; }
@@ -77,10 +97,13 @@ private:
     }
 };
 
-// Codes of 2 and 4 bits are reached by shifting copies of a load, so that codes that lie apart stand next to each other:
-// the code of a slice that is byte `byte` of it.
+// Whether codes are reached by shifting copies of a load, eight bytes at least, so that codes that lie apart stand next to
+// each other.
+constexpr bool in_copies(int width, std::size_t slice) { return width == 2 || width == 4 || (width == 1 && slice == 64); }
+
+// The code of a slice that is byte `byte` of it.
 constexpr std::size_t code_of(int width, std::size_t slice, std::size_t byte) {
-    if (width != 2 && width != 4) return byte;
+    if (!in_copies(width, slice)) return byte;
     const std::size_t each = 8 / static_cast<std::size_t>(width), run = slice / each;
     return each * (byte % run) + byte / run;
 }
@@ -95,7 +118,7 @@ template <int width, std::size_t slice>
 constexpr Shifts shifts_of = [] {
     Shifts made{};
     for (std::size_t byte = 0; byte < 64; ++byte) {
-        if constexpr (width == 2 || width == 4) {
+        if constexpr (in_copies(width, slice)) {
             // Bytes of a slice's codes, as many times as there are codes in a byte.
             constexpr std::size_t run = slice * width / 8;
             made.places[byte] = static_cast<std::uint8_t>(byte / slice * run + byte % run);
@@ -113,7 +136,7 @@ constexpr Shifts shifts_of = [] {
 // The values of 64 codes, a byte each, slice after slice.
 template <int width, std::size_t slice>
 struct Decoder {
-    static constexpr bool shifted = width == 2 || width == 4, spread = !shifted && width != 1 && width != 8;
+    static constexpr bool shifted = in_copies(width, slice), spread = !shifted && width != 1 && width != 8;
     static constexpr std::size_t bytes = 8 * static_cast<std::size_t>(width);
     static constexpr __mmask64 all = ~__mmask64{0} >> (64 - bytes);
     Lookup<width> lookup;
@@ -126,7 +149,7 @@ struct Decoder {
     }
 
     OCTAVO_TILES OCTAVO_INLINE __m512i operator()(const std::uint8_t* codes, __mmask64 present) const {
-        if constexpr (width == 1) {
+        if constexpr (width == 1 && !shifted) {
             std::uint64_t bits;
             if (present == all)
                 std::memcpy(&bits, codes, sizeof bits);
@@ -136,7 +159,9 @@ struct Decoder {
             return _mm512_mask_mov_epi8(_mm512_broadcastb_epi8(both), bits, _mm512_broadcastb_epi8(_mm_srli_epi16(both, 8)));
         }
         __m512i word;
-        if (shifted && slice == 64 && present == all)
+        if (width == 1 && present == all)
+            word = _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+        else if (shifted && slice == 64 && present == all)
             word = width == 4 ? _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)))
                               : _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
         else if (width == 8)
@@ -278,14 +303,25 @@ OCTAVO_TILES OCTAVO_INLINE void spread_stored(const TileCodes& codes, const Plac
     for (std::size_t slice = begin; slice < end; slice += slices_together, out += slices_together * rows_in_tile) {
         const SliceBlocks& blocks = codes.blocks[slice / slices_together];
         const auto present = static_cast<__mmask16>(blocks.present);
-        const __m512i places = _mm512_load_si512(blocks.place);
+        __m512i places = _mm512_load_si512(blocks.place);
+        // The upper half of each lane is a bfloat16, the lower one zero.
+        if constexpr (narrow) places = _mm512_slli_epi32(places, 16);
         __m512 rows[rows_in_tile];
+#pragma GCC unroll 16
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
             const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
             const std::size_t start = own * scales.blocks + blocks.first;
-            rows[row] = _mm512_permutexvar_ps(places, loaded_scales<narrow>(scales, start, present));
+            if constexpr (narrow) {
+                const auto* const from = static_cast<const std::uint16_t*>(scales.data) + start;
+                const __m512i found = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(present, from));
+                rows[row] = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, places, found));
+            } else {
+                const auto* const from = static_cast<const float*>(scales.data) + start;
+                rows[row] = _mm512_permutexvar_ps(places, _mm512_maskz_loadu_ps(present, from));
+            }
         }
         transpose(rows);
+#pragma GCC unroll 16
         for (std::size_t i = 0; i < 16; ++i) _mm512_store_ps(out + i * rows_in_tile, rows[i]);
     }
 }
@@ -300,46 +336,125 @@ OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, std::size_t count, __m512 fou
     _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), found));
 }
 
+// Lanes of two registers, next but one to each other, added; then neighbors.
+OCTAVO_TILES OCTAVO_INLINE __m512i add_halves(__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+OCTAVO_TILES OCTAVO_INLINE __m512i add_pairs(__m512i a, __m512i b) {
+    const __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
+    return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(x, y, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(x, y, 0xDD)));
+}
+
+// Neighboring quarters of two registers added, and quarters next but one to each other.
+OCTAVO_TILES OCTAVO_INLINE __m512i add_quarters(__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
+}
+OCTAVO_TILES OCTAVO_INLINE __m512i add_far_quarters(__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xEE));
+}
+
+// The sums over each quarter of four registers; register i has the rows i, i + 8, i + 4 and i + 12 in its quarters.
+OCTAVO_TILES OCTAVO_INLINE __m512i sum_quarters(const __m512i* v) {
+    return add_pairs(add_halves(v[0], v[2]), add_halves(v[1], v[3]));
+}
+
 // The sums over the lanes of sixteen rows, one row a lane; over each half of the lanes where slices are halves of a load.
 // Halves are exchanged and added until every lane has its row.
 template <std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void sum_lanes(__m512i* v, __m512i* out) {
-    const auto halves = [](__m512i a, __m512i b) OCTAVO_TILES OCTAVO_LAMBDA {
-        return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    };
-    const auto words = [](__m512i a, __m512i b) OCTAVO_TILES OCTAVO_LAMBDA {
-        const __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
-        return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(x, y, 0x88)),
-                                _mm512_castps_si512(_mm512_shuffle_ps(x, y, 0xDD)));
-    };
-    for (int i = 0; i < 8; ++i)
-        v[i] = slice == 64 ? _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 8], 0x44), _mm512_shuffle_i32x4(v[i], v[i + 8], 0xEE))
-                           : _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 8], 0x88), _mm512_shuffle_i32x4(v[i], v[i + 8], 0xDD));
+    for (int i = 0; i < 8; ++i) v[i] = slice == 64 ? add_far_quarters(v[i], v[i + 8]) : add_quarters(v[i], v[i + 8]);
     if constexpr (slice == 64) {
-        for (int i = 0; i < 4; ++i)
-            v[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(v[i], v[i + 4], 0x88), _mm512_shuffle_i32x4(v[i], v[i + 4], 0xDD));
-        out[0] = words(halves(v[0], v[2]), halves(v[1], v[3]));
+        for (int i = 0; i < 4; ++i) v[i] = add_quarters(v[i], v[i + 4]);
+        out[0] = sum_quarters(v);
     } else {
-        const __m512i low = words(halves(v[0], v[2]), halves(v[1], v[3]));
-        const __m512i high = words(halves(v[4], v[6]), halves(v[5], v[7]));
+        const __m512i low = sum_quarters(v), high = sum_quarters(v + 4);
         out[0] = _mm512_shuffle_i32x4(low, high, 0x88), out[1] = _mm512_shuffle_i32x4(low, high, 0xDD);
     }
 }
 
+// Whether several rows of a load fit into a register, so that there are fewer to sum up.
+template <int width, std::size_t slice>
+constexpr bool rows_share = slice == 64 && in_copies(width, slice);
+
+// Sixteen rows of a load, two, four or eight a register. What is done with them is cut into three, since none of these waits for
+// another where they belong to three loads.
+template <int width>
+struct SharedRows {
+    static constexpr std::size_t registers = rows_in_tile * static_cast<std::size_t>(width) / 8;
+    __m512i of[registers];
+
+    OCTAVO_TILES OCTAVO_INLINE void read(const std::uint8_t* const* rows, std::size_t at) {
+        const auto half = [&](std::size_t row) OCTAVO_TILES OCTAVO_LAMBDA {
+            return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[row] + at));
+        };
+        const auto quarter = [&](std::size_t row) OCTAVO_TILES OCTAVO_LAMBDA {
+            const auto* const from = rows[row] + at;
+            if constexpr (width == 2) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+            const __m128 first = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+            return _mm_castps_si128(_mm_loadh_pi(first, reinterpret_cast<const __m64*>(rows[row + 2] + at)));
+        };
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < registers; ++i) {
+            if constexpr (width == 4) {
+                of[i] = _mm512_inserti64x4(_mm512_castsi256_si512(half(i)), half(i + 8), 1);
+            } else {
+                of[i] = _mm512_inserti32x4(_mm512_castsi128_si512(quarter(i)), quarter(i + 8), 1);
+                of[i] = _mm512_inserti32x4(_mm512_inserti32x4(of[i], quarter(i + 4), 2), quarter(i + 12), 3);
+            }
+        }
+    }
+
+    // Where the inputs of a step lie, as often as there are rows in a register.
+    static OCTAVO_TILES OCTAVO_INLINE __m512i repeated(const std::int8_t* inputs) {
+        const auto* const few = reinterpret_cast<const __m128i*>(inputs);
+        if constexpr (width == 4) return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(inputs)));
+        return width == 2 ? _mm512_broadcast_i32x4(_mm_loadu_si128(few)) : _mm512_broadcastq_epi64(_mm_loadl_epi64(few));
+    }
+
+    // Sums of products over parts of each row.
+    OCTAVO_TILES OCTAVO_INLINE SharedRows times(const Lookup<width>& lookup, const std::int8_t* inputs) const {
+        SharedRows sums;
+        for (__m512i& sum : sums.of) sum = _mm512_setzero_si512();
+#pragma GCC unroll 8
+        for (unsigned step = 0; step < 8 / width; ++step) {
+            const __m512i some = repeated(inputs + 8 * width * step);
+#pragma GCC unroll 8
+            for (std::size_t i = 0; i < registers; ++i)
+                sums.of[i] = _mm512_dpbusd_epi32(sums.of[i], lookup(_mm512_srli_epi32(of[i], step * width)), some);
+        }
+        return sums;
+    }
+
+    // One row a lane, as sum_lanes leaves them.
+    OCTAVO_TILES OCTAVO_INLINE __m512i summed() const {
+        if constexpr (width == 1) return add_pairs(of[0], of[1]);
+        if constexpr (width == 2) return sum_quarters(of);
+        __m512i found[4];
+        for (std::size_t i = 0; i < 4; ++i) found[i] = add_quarters(of[i], of[i + registers / 2]);
+        return sum_quarters(found);
+    }
+};
+
 // One vector: as many instructions as tiles take, and memory is read in a steadier stream.
 template <int width, std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit, const Task& task,
-                                             const Place& at, const Strip& held) {
+OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit,
+                                             const float* arranged, float* out, const Place& at, const Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
     const std::size_t first = at.load * in_load;
-    const auto* const inputs = reinterpret_cast<const std::int8_t*>(task.inputs) + first * slice;
-    const float* const scales = task.inputs + codes.slices() * slice / 4 + first;
+    const auto* const inputs = reinterpret_cast<const std::int8_t*>(arranged) + first * slice;
+    const float* const scales = arranged + codes.slices() * slice / 4 + first;
     const float* const bases = scales + padded(codes.slices());
     const Span<width, slice> span(codes, at);
     const std::uint8_t* rows[rows_in_tile];
     for (std::size_t row = 0; row < rows_in_tile; ++row)
         rows[row] = codes.codes + (at.row + std::min(row, at.height - 1)) * codes.row_bytes + at.load * each;
     __m512 total = _mm512_setzero_ps();
+    const auto add_slice = [&](std::size_t place, __m512i sum) OCTAVO_TILES OCTAVO_LAMBDA {
+        std::int32_t base;
+        std::memcpy(&base, bases + place, sizeof base);
+        const __m512 scale = _mm512_mul_ps(_mm512_load_ps(held.scales + place * rows_in_tile), _mm512_set1_ps(scales[place]));
+        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(base))), scale, total);
+    };
     const auto add = [&](std::size_t load, __mmask64 present) OCTAVO_TILES OCTAVO_LAMBDA {
         const __m512i x = _mm512_loadu_si512(inputs + load * codes_in_load);
         __m512i found[rows_in_tile], sums[in_load];
@@ -348,17 +463,27 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
         for (std::size_t row = 0; row < rows_in_tile; ++row)
             found[row] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), decoder(rows[row] + load * each, present), x);
         sum_lanes<slice>(found, sums);
-        for (std::size_t i = 0; i < in_load; ++i) {
-            const std::size_t place = load * in_load + i;
-            std::int32_t base;
-            std::memcpy(&base, bases + place, sizeof base);
-            const __m512 scale = _mm512_mul_ps(_mm512_load_ps(held.scales + place * rows_in_tile), _mm512_set1_ps(scales[place]));
-            total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums[i], _mm512_set1_epi32(base))), scale, total);
-        }
+        for (std::size_t i = 0; i < in_load; ++i) add_slice(load * in_load + i, sums[i]);
     };
-    for (std::size_t load = 0; load < span.whole; ++load) add(load, Decoder<width, slice>::all);
+    if constexpr (rows_share<width, slice>) {
+        if (span.whole != 0) {
+            SharedRows<width> next, sums;
+            next.read(rows, 0);
+            for (std::size_t load = 0; load < span.whole; ++load) {
+                fetch<width, slice>(codes, at.row, at.load + load);
+                const SharedRows<width> found = next.times(decoder.lookup, inputs + load * codes_in_load);
+                if (load + 1 < span.whole) next.read(rows, (load + 1) * each);
+                if (load != 0) add_slice(load - 1, sums.summed());
+                sums = found;
+            }
+            add_slice(span.whole - 1, sums.summed());
+        }
+    } else {
+        for (std::size_t load = 0; load < span.whole; ++load) add(load, Decoder<width, slice>::all);
+    }
     if (span.whole < at.count) add(span.whole, span.rest);
-    add_to(task.out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), _mm512_mul_ps(total, _mm512_set1_ps(unit))));
+    const __m512 found = _mm512_mul_ps(total, _mm512_set1_ps(unit));
+    add_to(out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), found));
 }
 
 // Calls work(row) for each row of a tile, the row being a constant.
@@ -372,20 +497,42 @@ OCTAVO_TILES OCTAVO_INLINE void each_row(const Work& work) {
     each_of(work, std::make_index_sequence<rows_in_tile>());
 }
 
+// Adds the totals of a strip's rows, each lane a vector, to the outputs of vectors from `vector` on.
+OCTAVO_TILES OCTAVO_INLINE void add_totals(__m512* totals, float unit, const Task& task, const Place& at, std::size_t vector) {
+    transpose(totals);
+    const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
+    for (std::size_t b = 0; b < vectors; ++b)
+        add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(totals[b], _mm512_set1_ps(unit)));
+}
+
+// The inputs of up to sixteen vectors: of each slice the bytes, the scales, and what sums begin with.
+template <std::size_t slice>
+struct Group {
+    const std::int8_t* bytes;
+    const float* scales;
+    const float* starts;
+
+    OCTAVO_INLINE Group(const TileCodes& codes, const Task& task, std::size_t vector, std::size_t first) {
+        const float* const from = task.inputs + vector * task.pitch;
+        bytes = reinterpret_cast<const std::int8_t*>(from) + first * slice * vectors_in_tile;
+        scales = from + (codes.slices() * slice / 4 + first) * vectors_in_tile;
+        starts = scales + padded(codes.slices()) * vectors_in_tile;
+    }
+};
+
+// By AMX.
 template <std::size_t slice>
 OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit, const Task& task, const Place& at, Strip& held) {
     constexpr std::size_t in_load = codes_in_load / slice;
     const std::size_t first = at.load * in_load, count = at.count * in_load;
     for (std::size_t vector = 0; vector < task.batch; vector += vectors_in_tile) {
-        const float* const group = task.inputs + vector * task.pitch;
-        const auto* const inputs = reinterpret_cast<const std::int8_t*>(group) + first * slice * vectors_in_tile;
-        const float* const scales = group + codes.slices() * slice / 4 * vectors_in_tile + first * vectors_in_tile;
+        const Group<slice> inputs(codes, task, vector, first);
         // Every index of the sums is a constant, so that they stay in registers.
         __m512 totals[rows_in_tile];
         each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA { totals[row] = _mm512_setzero_ps(); });
         const auto multiply = [&](std::size_t i) OCTAVO_TILES OCTAVO_LAMBDA {
             const std::int8_t* const codes_of = held.bytes + i * rows_in_tile * slice;
-            const std::int8_t* const inputs_of = inputs + i * slice * vectors_in_tile;
+            const std::int8_t* const inputs_of = inputs.bytes + i * slice * vectors_in_tile;
             if (i % 2 == 0) {
                 OCTAVO_CLEAR_TILE(0);
                 OCTAVO_LOAD_TILE(1, codes_of, slice);
@@ -407,7 +554,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit
                 OCTAVO_STORE_TILE(0, sums, 4 * vectors_in_tile);
             else
                 OCTAVO_STORE_TILE(3, sums, 4 * vectors_in_tile);
-            const __m512 each = _mm512_load_ps(scales + i * vectors_in_tile);
+            const __m512 each = _mm512_load_ps(inputs.scales + i * vectors_in_tile);
             const float* const own = held.scales + i * rows_in_tile;
             each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA {
                 const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(own[row]), each);
@@ -417,10 +564,48 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_many(const TileCodes& codes, float unit
         }
         __m512 found[rows_in_tile];
         each_row([&](auto row) OCTAVO_TILES OCTAVO_LAMBDA { found[row] = totals[row]; });
-        transpose(found);
-        const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
-        for (std::size_t b = 0; b < vectors; ++b)
-            add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(found[b], _mm512_set1_ps(unit)));
+        add_totals(found, unit, task, at, vector);
+    }
+}
+
+// Rows whose sums and totals are in registers.
+constexpr std::size_t rows_at_once = 8;
+
+// The same without AMX: a vector a lane. Values have no sign.
+template <std::size_t slice>
+OCTAVO_TILES OCTAVO_INLINE void multiply_lanes(const TileCodes& codes, float unit, const Task& task, const Place& at, const Strip& held) {
+    constexpr std::size_t in_load = codes_in_load / slice;
+    const std::size_t first = at.load * in_load, count = at.count * in_load;
+    for (std::size_t vector = 0; vector < task.batch; vector += vectors_in_tile) {
+        const Group<slice> inputs(codes, task, vector, first);
+        __m512 found[rows_in_tile];
+        for (std::size_t row = 0; row < rows_in_tile; row += rows_at_once) {
+            __m512 totals[rows_at_once];
+            for (__m512& total : totals) total = _mm512_setzero_ps();
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::int8_t* const codes_of = held.bytes + (i * rows_in_tile + row) * slice;
+                const std::int8_t* const inputs_of = inputs.bytes + i * slice * vectors_in_tile;
+                __m512i sums[rows_at_once];
+                for (__m512i& sum : sums) sum = _mm512_load_si512(inputs.starts + i * vectors_in_tile);
+#pragma GCC unroll 16
+                for (std::size_t byte = 0; byte < slice; byte += 4) {
+                    const __m512i some = _mm512_load_si512(inputs_of + byte * vectors_in_tile);
+                    for (std::size_t r = 0; r < rows_at_once; ++r) {
+                        std::int32_t four;
+                        std::memcpy(&four, codes_of + r * slice + byte, sizeof four);
+                        sums[r] = _mm512_dpbusd_epi32(sums[r], _mm512_set1_epi32(four), some);
+                    }
+                }
+                const __m512 each = _mm512_load_ps(inputs.scales + i * vectors_in_tile);
+                const float* const own = held.scales + i * rows_in_tile + row;
+                for (std::size_t r = 0; r < rows_at_once; ++r) {
+                    const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(own[r]), each);
+                    totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), scale, totals[r]);
+                }
+            }
+            for (std::size_t r = 0; r < rows_at_once; ++r) found[row + r] = totals[r];
+        }
+        add_totals(found, unit, task, at, vector);
     }
 }
 
@@ -434,17 +619,32 @@ OCTAVO_TILES OCTAVO_INLINE void in_strips(const TileCodes& codes, const Task& ta
 }
 
 template <int width, std::size_t slice>
-OCTAVO_TILES void add_one(const TileCodes& codes, float unit, const Task& task) {
+OCTAVO_TILES void add_few(const TileCodes& codes, float unit, const Task& task) {
     const Decoder<width, slice> decoder(codes.values, middle);
     Strip& held = strip();
     in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
         spread_scales<true>(codes, at, held.scales);
-        multiply_one(decoder, codes, unit, task, at, held);
+        for (std::size_t vector = 0; vector < task.batch; ++vector) {
+            const float* const inputs = task.inputs + vector * task.pitch;
+            multiply_one(decoder, codes, unit, inputs, task.out + vector * task.out_pitch, at, held);
+        }
+    });
+}
+
+template <int width, std::size_t slice>
+OCTAVO_TILES void add_lanes(const TileCodes& codes, float unit, const Task& task) {
+    const Decoder<width, slice> decoder(codes.values, middle);
+    Strip& held = strip();
+    in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
+        decode(decoder, codes, at, held.bytes);
+        spread_scales<false>(codes, at, held.scales);
+        multiply_lanes<slice>(codes, unit, task, at, held);
     });
 }
 
 template <int width, std::size_t slice>
 OCTAVO_TILES void add_many(const TileCodes& codes, float unit, const Task& task) {
+    if (!matrices_supported()) return add_lanes<width, slice>(codes, unit, task);
     const Decoder<width, slice> decoder(codes.values, 0);
     const Shapes shapes(slice);
     static_assert(sizeof shapes == 64);
@@ -460,16 +660,7 @@ OCTAVO_TILES void add_many(const TileCodes& codes, float unit, const Task& task)
 
 template <int width, std::size_t slice>
 void add_rows(const TileCodes& codes, float unit, const Task& task) {
-    task.batch == 1 ? add_one<width, slice>(codes, unit, task) : add_many<width, slice>(codes, unit, task);
-}
-
-bool permitted() {
-#if defined(__linux__) && defined(SYS_arch_prctl)
-    constexpr int request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, request, tile_data) == 0;
-#else
-    return false;
-#endif
+    room_for(task.batch) == 1 ? add_few<width, slice>(codes, unit, task) : add_many<width, slice>(codes, unit, task);
 }
 
 }  // namespace
@@ -495,22 +686,19 @@ TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size
 }
 
 bool tiles_supported() {
-    static const bool supported = [] {
-        unsigned a = 0, b = 0, c = 0, d = 0;
-        const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;
-        constexpr unsigned tiles = 1u << 24, bytes = 1u << 25;
-        return known && (d & tiles) != 0 && (d & bytes) != 0 && lanes_supported(false) && permitted();
-    }();
+    static const bool supported = bytes_supported() && __builtin_cpu_supports("avx512dq");
     return supported;
 }
+
+std::size_t tiles_few() { return matrices_supported() ? 1 : 6; }
 
 std::size_t tiles_pitch(const TileCodes& codes) {
     return codes.slices() * codes.slice / 4 + 2 * padded(codes.slices());
 }
 
 bool tiles_arrange_like(const TileCodes& codes, const TileCodes& others) {
-    const auto shifted = [](int width) { return width == 2 || width == 4; };
-    const bool alike = codes.width == others.width || (!shifted(codes.width) && !shifted(others.width));
+    const auto shifted = [](const TileCodes& each) { return in_copies(each.width, each.slice); };
+    const bool alike = codes.width == others.width || (!shifted(codes) && !shifted(others));
     return alike && codes.slice == others.slice && codes.count == others.count;
 }
 
@@ -540,15 +728,16 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
     float* const numbers = out + codes.slices() * slice / 4 * room + first * room;
     for (std::size_t s = 0; s < slices; ++s)
         for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
-    if (room > 1) return;
+    if (room > 1 && matrices_supported()) return;
     // Values without a sign are too large by the middle.
     const __m512i ones = _mm512_set1_epi8(1);
-    for (std::size_t s = 0; s < slices; ++s) {
-        const auto present = slice == 64 ? ~__mmask64{0} : __mmask64{0xFFFFFFFF};
-        const __m512i each = _mm512_maskz_loadu_epi8(present, bytes.data() + s * slice);
-        const std::int32_t sum = -middle * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, each));
-        std::memcpy(numbers + padded(codes.slices()) + s, &sum, sizeof sum);
-    }
+    for (std::size_t s = 0; s < slices; ++s)
+        for (std::size_t v = 0; v < room; ++v) {
+            const auto present = slice == 64 ? ~__mmask64{0} : __mmask64{0xFFFFFFFF};
+            const __m512i each = _mm512_maskz_loadu_epi8(present, bytes.data() + v * count + s * slice);
+            const std::int32_t sum = -middle * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, each));
+            std::memcpy(numbers + padded(codes.slices()) * room + s * room + v, &sum, sizeof sum);
+        }
 }
 
 void tiles_add(const TileCodes& codes, float unit, const Task& task) {

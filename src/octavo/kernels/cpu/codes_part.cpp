@@ -132,6 +132,8 @@ public:
 
     bool suits_many(Order order) const override { return order == Order::tiles; }
 
+    bool begins(Order order) const override { return order == Order::tiles && tiles_.loads() != 0; }
+
     std::size_t pitch(Order order) const override {
         if (order == Order::byte_lanes) return bytes_pitch(lanes_.width, lanes_.chunks());
         if (order == Order::tiles) return tiles_pitch(tiles_);

@@ -238,7 +238,8 @@ void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::s
     const std::size_t rows = matrices_[number].rows;
     const std::size_t count = end - begin, first = number == 0 ? 0 : ends_[number - 1], last = ends_[number];
     if (lanes_) std::fill(sums, sums + batch_ * count * lanes_in_chunk, 0.0f);
-    for (std::size_t vector = 0; vector < batch_; ++vector) {
+    const bool begun = first != last && outputs.bias == nullptr && staged_[first].part->begins(staged_[first].order);
+    for (std::size_t vector = 0; vector < batch_ && !begun; ++vector) {
         float* const out = outputs.data + vector * outputs.pitch + begin;
         if (outputs.bias == nullptr)
             std::fill(out, out + count, 0.0f);
@@ -255,7 +256,7 @@ void Multiplication::multiply_tile(std::size_t number, std::size_t begin, std::s
         else if (end == rows && last < staged_.size())
             staged_[last].part->fetch(0, matrices_[number + 1].rows);
         each.part->add({memory + each.prepared, memory + each.inputs, each.pitch, batch_, begin, end, outputs.data, outputs.pitch,
-                        sums, each.order, &loops_});
+                        sums, each.order, &loops_, begun && i == first});
     }
 #if OCTAVO_X86
     if (lanes_)

@@ -77,6 +77,7 @@ struct Task {
     float* sums;  // [batch, rows, lanes_in_chunk]: parts whose inputs lie in lanes may leave adding these up for later
     Order order;
     const Loops* loops;
+    bool begins;  // outputs hold nothing yet; only for parts that begin them
 };
 
 // The rank of a trellis's state s is (factor * (s ^ (s >> shift)) + a constant) mod the number of states
@@ -114,6 +115,9 @@ public:
     // Floats that the part wants filled before threads begin, and what fills them.
     virtual std::size_t prepared() const;
     virtual void prepare(Order order, float* out) const;
+
+    // Whether `add` can write outputs that hold nothing yet.
+    virtual bool begins(Order) const { return false; }
 
     // Adds this part to the outputs of some rows; `begin` is a multiple of tile_unit.
     virtual void add(const Task& task) const = 0;

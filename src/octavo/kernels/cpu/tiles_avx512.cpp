@@ -331,9 +331,11 @@ OCTAVO_TILES OCTAVO_INLINE void spread_scales(const TileCodes& codes, const Plac
     codes.scales.narrow ? spread_stored<summed, true>(codes, at, out) : spread_stored<summed, false>(codes, at, out);
 }
 
-OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, std::size_t count, __m512 found) {
-    const auto mask = static_cast<__mmask16>(0xFFFFu >> (16 - count));
-    _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), found));
+// To the outputs of a strip's rows, which begin with it if the strip begins its rows.
+OCTAVO_TILES OCTAVO_INLINE void add_to(float* out, const Task& task, const Place& at, __m512 found) {
+    const auto mask = static_cast<__mmask16>(0xFFFFu >> (16 - at.height));
+    if (!task.begins || at.load != 0) found = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out + at.row), found);
+    _mm512_mask_storeu_ps(out + at.row, mask, found);
 }
 
 // Lanes of two registers, next but one to each other, added; then neighbors.
@@ -437,8 +439,9 @@ struct SharedRows {
 
 // One vector: as many instructions as tiles take, and memory is read in a steadier stream.
 template <int width, std::size_t slice>
-OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit,
-                                             const float* arranged, float* out, const Place& at, const Strip& held) {
+OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decoder, const TileCodes& codes, float unit, const Task& task,
+                                             std::size_t vector, const Place& at, const Strip& held) {
+    const float* const arranged = task.inputs + vector * task.pitch;
     constexpr std::size_t in_load = codes_in_load / slice, each = Decoder<width, slice>::bytes;
     const std::size_t first = at.load * in_load;
     const auto* const inputs = reinterpret_cast<const std::int8_t*>(arranged) + first * slice;
@@ -483,7 +486,7 @@ OCTAVO_TILES OCTAVO_INLINE void multiply_one(const Decoder<width, slice>& decode
     }
     if (span.whole < at.count) add(span.whole, span.rest);
     const __m512 found = _mm512_mul_ps(total, _mm512_set1_ps(unit));
-    add_to(out + at.row, at.height, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), found));
+    add_to(task.out + vector * task.out_pitch, task, at, _mm512_permutexvar_ps(_mm512_load_si512(place_of.data()), found));
 }
 
 // Calls work(row) for each row of a tile, the row being a constant.
@@ -502,7 +505,7 @@ OCTAVO_TILES OCTAVO_INLINE void add_totals(__m512* totals, float unit, const Tas
     transpose(totals);
     const std::size_t vectors = std::min(vectors_in_tile, task.batch - vector);
     for (std::size_t b = 0; b < vectors; ++b)
-        add_to(task.out + (vector + b) * task.out_pitch + at.row, at.height, _mm512_mul_ps(totals[b], _mm512_set1_ps(unit)));
+        add_to(task.out + (vector + b) * task.out_pitch, task, at, _mm512_mul_ps(totals[b], _mm512_set1_ps(unit)));
 }
 
 // The inputs of up to sixteen vectors: of each slice the bytes, the scales, and what sums begin with.
@@ -624,10 +627,7 @@ OCTAVO_TILES void add_few(const TileCodes& codes, float unit, const Task& task) 
     Strip& held = strip();
     in_strips(codes, task, [&](const Place& at) OCTAVO_TILES OCTAVO_LAMBDA {
         spread_scales<true>(codes, at, held.scales);
-        for (std::size_t vector = 0; vector < task.batch; ++vector) {
-            const float* const inputs = task.inputs + vector * task.pitch;
-            multiply_one(decoder, codes, unit, inputs, task.out + vector * task.out_pitch, at, held);
-        }
+        for (std::size_t vector = 0; vector < task.batch; ++vector) multiply_one(decoder, codes, unit, task, vector, at, held);
     });
 }
 
@@ -716,6 +716,12 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
               scales.begin() + static_cast<std::ptrdiff_t>(room * slices), 0.0f);
     for (std::size_t v = 0; v < vectors; ++v)
         bytes_narrow(plain + v * pitch + first * slice, count, slice, 1.0f, bytes.data() + v * count, scales.data() + v * slices);
+    float* const numbers = out + codes.slices() * slice / 4 * room + first * room;
+    for (std::size_t s = 0; s < slices; ++s)
+        for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
+    // Values without a sign are too large by the middle, by so much that it is what sums begin with.
+    auto* const starts = reinterpret_cast<std::int32_t*>(numbers + padded(codes.slices()) * room);
+    const __m512i ones = _mm512_set1_epi8(1), less = _mm512_set1_epi32(-middle);
     const __m512i order = _mm512_load_si512(codes.order);
     float* const tiles = out + first * slice / 4 * room;
     for (std::size_t at = 0; at < count; at += 64) {
@@ -724,20 +730,21 @@ OCTAVO_TILES void tiles_arrange(const TileCodes& codes, const float* plain, std:
             found[v] = _mm512_castsi512_ps(_mm512_permutexvar_epi8(order, _mm512_loadu_si512(bytes.data() + v * count + at)));
         if (room > 1) transpose(found);
         for (std::size_t v = 0; v < room; ++v) _mm512_store_ps(tiles + at / 4 * room + 16 * v, found[v]);
-    }
-    float* const numbers = out + codes.slices() * slice / 4 * room + first * room;
-    for (std::size_t s = 0; s < slices; ++s)
-        for (std::size_t v = 0; v < room; ++v) numbers[s * room + v] = scales[v * slices + s];
-    if (room > 1 && matrices_supported()) return;
-    // Values without a sign are too large by the middle.
-    const __m512i ones = _mm512_set1_epi8(1);
-    for (std::size_t s = 0; s < slices; ++s)
-        for (std::size_t v = 0; v < room; ++v) {
-            const auto present = slice == 64 ? ~__mmask64{0} : __mmask64{0xFFFFFFFF};
-            const __m512i each = _mm512_maskz_loadu_epi8(present, bytes.data() + v * count + s * slice);
-            const std::int32_t sum = -middle * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, each));
-            std::memcpy(numbers + padded(codes.slices()) * room + s * room + v, &sum, sizeof sum);
+        if (room > 1 && matrices_supported()) continue;
+        for (std::size_t s = 0; s < in_load; ++s) {
+            std::int32_t* const start = starts + (at / slice + s) * room;
+            if (room > 1) {
+                __m512i sum = _mm512_setzero_si512();
+                for (std::size_t v = s * slice / 4; v < (s + 1) * slice / 4; ++v)
+                    sum = _mm512_dpbusd_epi32(sum, ones, _mm512_castps_si512(found[v]));
+                _mm512_store_si512(start, _mm512_mullo_epi32(sum, less));
+            } else {
+                const auto present = static_cast<__mmask16>((slice == 64 ? 0xFFFFu : 0xFFu) << 8 * s);
+                const __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, _mm512_castps_si512(found[0]));
+                *start = -middle * _mm512_mask_reduce_add_epi32(present, sum);
+            }
         }
+    }
 }
 
 void tiles_add(const TileCodes& codes, float unit, const Task& task) {

@@ -91,9 +91,7 @@ def ranks(states: int, bits: int) -> Int64[Tensor, " states"]:
     return (factor * (state ^ (state >> shift)) + offset) % states
 
 
-def curve_values(
-    curve: Float[Tensor, " knots"], places: Float32[Tensor, " states"]
-) -> Float32[Tensor, " states"]:
+def curve_values(curve: Float[Tensor, " knots"], places: Float32[Tensor, " states"]) -> Float32[Tensor, " states"]:
     """Values of a curve that is linear between its knots, in float32, rounded once: those that every kernel decodes.
 
     Args:

@@ -1,5 +1,5 @@
-// Products with packed codes in whole numbers, for AMX: what bytes.hpp does, sixteen rows at a time and up to sixteen
-// vectors of inputs.
+// Products with packed codes in whole numbers, for AMX and AVX-512 VNNI: what bytes.hpp does, sixteen rows at a time and up to
+// sixteen vectors of inputs.
 //
 // Codes of a block of scales, or 64 or 32 of them where it is longer, are a slice: looked up, they are bytes of one tile, the
 // inputs that they meet are bytes of another, and the product of the two is exact. The sums of slices are scaled and
@@ -49,7 +49,7 @@ TileCodes tile_codes(const std::uint8_t* codes, std::size_t row_bytes, std::size
                      const std::int8_t* values, const Factors& scales);
 
 #if OCTAVO_X86
-// Whether this processor has the instructions, and the system lets this process use them.
+// Whether this processor has the instructions; those of AMX are used if it has them, too.
 bool tiles_supported();
 
 // So few vectors are faster one by one than together.

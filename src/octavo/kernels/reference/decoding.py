@@ -72,7 +72,8 @@ def exponential(x: Float32[Tensor, "*n"]) -> Float32[Tensor, "*n"]:
 
 def rms(x: Float32[Tensor, "*batch width"], weight: Float32[Tensor, " width"], epsilon: float) -> Tensor:
     """weight · (x / root mean square)."""
-    scale = 1.0 / (lane_sum(x * x) / x.shape[-1] + epsilon).sqrt()
+    # Through float64, since torch's root of float32 is not the nearest on every processor.
+    scale = 1.0 / (lane_sum(x * x) / x.shape[-1] + epsilon).double().sqrt().float()
     return weight * (x * scale)
 
 

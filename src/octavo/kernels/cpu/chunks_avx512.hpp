@@ -51,19 +51,23 @@ OCTAVO_CHUNKS OCTAVO_INLINE __m512i loaded(const std::uint8_t* from, __mmask64 p
 // Processors fetch no further than to the end of a page by themselves, and wait there for the memory.
 OCTAVO_INLINE void fetch_ahead(const std::uint8_t* from) { _mm_prefetch(from + 4096, _MM_HINT_T1); }
 
+// The scales that stand at some places, a lane each; of narrow ones places are in the upper half of lanes.
+template <typename Scale>
+OCTAVO_CHUNKS OCTAVO_INLINE __m512 placed_scales(const Scale* from, __mmask16 present, __m512i places) {
+    if constexpr (sizeof(Scale) == 2) {
+        // The upper half of each lane is a bfloat16, the lower one zero.
+        const __m256i found = _mm256_maskz_loadu_epi16(present, from);
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, places, _mm512_castsi256_si512(found)));
+    } else {
+        return _mm512_permutexvar_ps(places, _mm512_maskz_loadu_ps(present, from));
+    }
+}
+
 // The scales of a chunk's lanes. `from` are those of the row's blocks.
 template <typename Scale>
 OCTAVO_CHUNKS OCTAVO_INLINE __m512 scales_of(const LanesCodes& codes, const Scale* from, std::size_t chunk) {
-    const __mmask16 present = codes.present[chunk];
-    const __m512i place = _mm512_loadu_si512(codes.place + lanes_in_chunk * chunk);
-    if constexpr (sizeof(Scale) == 2) {
-        // The upper half of each lane is a bfloat16, the lower one zero.
-        const __m256i found = _mm256_maskz_loadu_epi16(present, from + codes.first[chunk]);
-        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, place, _mm512_castsi256_si512(found)));
-    } else {
-        const __m512 found = _mm512_maskz_loadu_ps(present, from + codes.first[chunk]);
-        return _mm512_permutexvar_ps(place, found);
-    }
+    const __m512i places = _mm512_loadu_si512(codes.place + lanes_in_chunk * chunk);
+    return placed_scales(from + codes.first[chunk], codes.present[chunk], places);
 }
 
 OCTAVO_CHUNKS OCTAVO_INLINE __m512i each_lane(std::size_t span) {

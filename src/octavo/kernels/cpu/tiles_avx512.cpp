@@ -283,6 +283,7 @@ OCTAVO_TILES OCTAVO_INLINE __m512 loaded_scales(const Factors& scales, std::size
 // The scales of a strip, slice by slice; with `summed`, in the order that it leaves rows in.
 template <bool summed, bool narrow>
 OCTAVO_TILES OCTAVO_INLINE void spread_stored(const TileCodes& codes, const Place& at, float* out) {
+    using Scale = std::conditional_t<narrow, std::uint16_t, float>;
     const Factors& scales = codes.scales;
     if (!scales.shared && at.load == 0) {
         const std::size_t pitch = scales.blocks * (narrow ? 2 : 4), strip = rows_in_tile * pitch;
@@ -304,21 +305,13 @@ OCTAVO_TILES OCTAVO_INLINE void spread_stored(const TileCodes& codes, const Plac
         const SliceBlocks& blocks = codes.blocks[slice / slices_together];
         const auto present = static_cast<__mmask16>(blocks.present);
         __m512i places = _mm512_load_si512(blocks.place);
-        // The upper half of each lane is a bfloat16, the lower one zero.
         if constexpr (narrow) places = _mm512_slli_epi32(places, 16);
         __m512 rows[rows_in_tile];
 #pragma GCC unroll 16
         for (std::size_t row = 0; row < rows_in_tile; ++row) {
             const std::size_t own = scales.shared ? 0 : at.row + std::min(summed ? summed_row(row) : row, at.height - 1);
             const std::size_t start = own * scales.blocks + blocks.first;
-            if constexpr (narrow) {
-                const auto* const from = static_cast<const std::uint16_t*>(scales.data) + start;
-                const __m512i found = _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(present, from));
-                rows[row] = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, places, found));
-            } else {
-                const auto* const from = static_cast<const float*>(scales.data) + start;
-                rows[row] = _mm512_permutexvar_ps(places, _mm512_maskz_loadu_ps(present, from));
-            }
+            rows[row] = placed_scales(static_cast<const Scale*>(scales.data) + start, present, places);
         }
         transpose(rows);
 #pragma GCC unroll 16
